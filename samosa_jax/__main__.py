@@ -1,0 +1,41 @@
+"""`samosa NAME ...` is `python -m samosa_jax.NAME ...`. Imports a command only when it is called."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "quickstart": "from nothing to a small trained model on this machine",
+    "train_tokenizer": "train a tokenizer on your text",
+    "prepare": "turn text into token shards; verify and inspect them",
+    "train": "train a model, or go on with a run",
+}
+
+
+def main() -> None:
+    """Runs the command that argv names. Exits with 2 if there is none of that name."""
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return
+    command = name.replace("-", "_")
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        print(f"error: {name!r} is no command; {hint}", file=sys.stderr)
+        sys.exit(2)
+    module = importlib.import_module(f"samosa_jax.{command}")
+    run = importlib.import_module("samosa_jax.command_line").run
+    run(module.main, arguments)
+
+
+def overview() -> str:
+    """One line per command."""
+    lines = [f"  samosa {name:<16} {note}" for name, note in COMMANDS.items()]
+    return "\n".join(
+        ["Train a chat language model from nothing.", "", *lines, "", "samosa NAME --help says more."]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The picture of a run: training loss, smoothed, and validation bits per byte, from its metrics.jsonl."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from samosa_jax.training.metrics import is_train_record, read_json_lines
+
+SMOOTHING_SHARE = 0.02  # of the run: the window of the smoothed curve
+
+
+def plot_loss(metrics: Path, picture: Path, *, title: str) -> None:
+    """Writes a PNG. A run without a single finite loss gives an empty picture, not an error."""
+    # Matplotlib takes most of a second to import; nobody should wait for it before the first step.
+    from matplotlib.figure import Figure
+
+    steps, losses, val_steps, val_bpb = [], [], [], []
+    for record in read_json_lines(metrics):
+        if is_train_record(record):
+            if isinstance(record["train/loss"], float):
+                steps.append(record["step"])
+                losses.append(record["train/loss"])
+        elif isinstance(record.get("val/bpb"), float):
+            val_steps.append(record["step"])
+            val_bpb.append(record["val/bpb"])
+    figure = Figure(figsize=(8, 6.5 if val_bpb else 4.5), dpi=150, layout="constrained")
+    heights = [2, 1] if val_bpb else [1]
+    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    smoothed = smooth(losses)
+    panels[0].plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
+    last = f"smoothed, {smoothed[-1]:.3f} at the end" if losses else "no finite loss yet"
+    panels[0].plot(steps, smoothed, color="tab:blue", linewidth=1.6, label=last)
+    panels[0].set(title=title, ylabel="training loss (nats per token)")
+    if val_bpb:
+        label = f"validation, {val_bpb[-1]:.4f} at the end"
+        panels[1].plot(val_steps, val_bpb, color="tab:orange", marker="o", markersize=4, label=label)
+        panels[1].set(ylabel="bits per byte")
+    for panel in panels:
+        panel.grid(alpha=0.25)
+        panel.legend(loc="upper right", frameon=False)
+    panels[-1].set(xlabel="step")
+    figure.savefig(picture)
+
+
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """Mean over a centred window, shorter at both ends, so that the curve has as many points as values."""
+    if not values:
+        return np.zeros(0)
+    half = max(1, round(len(values) * SMOOTHING_SHARE / 2))
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)

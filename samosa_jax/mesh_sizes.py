@@ -1,0 +1,54 @@
+"""Whether a batch and a model divide over a device mesh, asked before anything is allocated."""
+
+import math
+
+from samosa_jax.config import Config, MeshConfig, require
+
+
+def resolve_mesh(mesh: MeshConfig, num_devices: int) -> MeshConfig:
+    """The mesh with -1 replaced, or ConfigError if its sizes cannot fill num_devices exactly."""
+    sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    asked = f"mesh is data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}"
+    if -1 not in sizes.values():
+        require(
+            fixed == num_devices,
+            f"{asked}, which is {fixed} devices, but there are {num_devices}; "
+            "change one size, or set it to -1 to take what the others leave",
+        )
+        return mesh
+    require(
+        num_devices % fixed == 0,
+        f"{asked}, and {fixed} does not divide the {num_devices} devices; choose sizes whose product does",
+    )
+    free = num_devices // fixed
+    return MeshConfig(**{axis: free if size == -1 else size for axis, size in sizes.items()})
+
+
+def check_mesh(config: Config, num_devices: int) -> None:
+    """Raises ConfigError if the batch or the model does not divide over num_devices."""
+    mesh = resolve_mesh(config.mesh, num_devices)
+    rows, replicas = config.batch_rows, mesh.data * mesh.fsdp
+    per_device = config.train.device_batch_size
+    fitting = math.gcd(rows // replicas, per_device) if rows % replicas == 0 else 0
+    require(
+        rows % (per_device * replicas) == 0,
+        f"train.batch_tokens gives {rows} rows of {config.model.context_len} tokens per step, not a multiple "
+        f"of train.device_batch_size ({per_device}) x {replicas} devices (mesh data x fsdp); "
+        + (
+            f"train.device_batch_size={fitting} fits"
+            if fitting
+            else f"make the rows a multiple of {replicas}"
+        ),
+    )
+    model = config.model
+    for key, size in (
+        ("num_heads", model.num_heads),
+        ("num_kv_heads", model.num_kv_heads),
+        ("mlp_dim", model.mlp_dim),
+        ("padded_vocab_size", model.padded_vocab_size),
+    ):
+        require(
+            size % mesh.tensor == 0,
+            f"mesh.tensor is {mesh.tensor} and does not divide model.{key} ({size}); choose a divisor of it",
+        )

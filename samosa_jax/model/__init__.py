@@ -1,0 +1,1 @@
+"""What the network is: its parameters, its layers, and `Network`, the pure functions over them."""

@@ -1,0 +1,196 @@
+"""The network: a decoder-only transformer, as a static object of pure functions over a tree of parameters.
+
+`Network.build` describes it without allocating anything; `init` makes parameters, `hidden` and `logits` read
+them. Networks of the same configuration are equal and hash alike, so that a Network may be a static argument
+or a closure of a jitted function.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from samosa_kernels import KeyRanges
+
+from samosa_jax.config import ModelConfig
+from samosa_jax.model.layers import Block, LayerInputs, Norm, Smear, ValueEmbedding, ValueEmbeddings
+from samosa_jax.model.params import Params, describe, initializers, layer_sizes, sample, weight
+from samosa_jax.model.rope import make_rotation
+from samosa_jax.parallel.sharding import constrain
+
+
+class GPT(nnx.Module):
+    """The modules and the order they run in. `Network` merges parameters into their graph inside a trace."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        sizes, init = layer_sizes(config), initializers(config)
+        # A tied table moves at the head's pace: an embedding's steps are far too large for logits.
+        self.embedding = weight(
+            "V -> D",
+            sizes=sizes,
+            group="head" if config.tie_embeddings else "embedding",
+            init=init.embedding,
+        )
+        self.head = (
+            None if config.tie_embeddings else weight("V <- D", sizes=sizes, group="head", init=init.head)
+        )
+        self.embedding_norm = Norm(config, "D", sizes=sizes, init=init) if config.embedding_norm else None
+        self.smear = Smear(sizes=sizes, init=init) if config.smear else None
+        self.blocks = Block(config, sizes=sizes, init=init)
+        num_valued = len(config.value_embedding_layers)
+        self.value_embeddings = (
+            ValueEmbeddings(sizes={**sizes, "L": num_valued}, init=init) if num_valued else None
+        )
+        self.backout = weight("", sizes=sizes, group="scalar", init=init.backout) if config.backout else None
+        self.final_norm = Norm(config, "D", sizes=sizes, init=init)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        ranges: KeyRanges,
+        position: jax.Array,
+        turn_position: jax.Array,
+        dtype: jnp.dtype,
+    ) -> jax.Array:
+        """Hidden states (B, T, D) after the last norm."""
+        table = constrain(self.embedding[...], "V D")
+        x = constrain(table.at[tokens].get(mode="clip").astype(dtype), "B T D")
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        if self.smear is not None:
+            x = self.smear(x, position)
+        rotation = make_rotation(self.config, position=position, turn_position=turn_position)
+        inputs = LayerInputs(x0=x, rotation=rotation, ranges=ranges)
+        run = self._run_unrolled if self.config.unroll_layers else self._run_scanned
+        x, middle = run(x, tokens=tokens, inputs=inputs)
+        if self.backout is not None:
+            x = x - self.backout[...].astype(dtype) * middle
+        return self.final_norm(x)
+
+    def _run_unrolled(
+        self, x: jax.Array, *, tokens: jax.Array, inputs: LayerInputs
+    ) -> tuple[jax.Array, jax.Array]:
+        """All layers, each in the program for itself. Returns the last and the middle residual."""
+        graph, stacked = nnx.split(self.blocks)
+        valued = self._look_up_values(tokens, x.dtype)
+        middle = x
+        for layer, weights in enumerate(unstack(stacked)):
+            block = nnx.merge(graph, weights)
+            window = self.config.layer_windows[layer]
+            x = block(x, inputs=inputs, window=window, value_embedding=valued.get(layer))
+            if layer == self.config.num_layers // 2:
+                middle = x
+        return x, middle
+
+    def _run_scanned(
+        self, x: jax.Array, *, tokens: jax.Array, inputs: LayerInputs
+    ) -> tuple[jax.Array, jax.Array]:
+        """As `_run_unrolled`, for layers that are all alike: one of them is compiled, and run in a loop."""
+        graph, stacked = nnx.split(self.blocks)
+
+        def step(x: jax.Array, weights: Any) -> tuple[jax.Array, None]:
+            block = nnx.merge(graph, weights)
+            return block(x, inputs=inputs, window=self.config.layer_windows[0], value_embedding=None), None
+
+        if self.backout is None:
+            return lax.scan(step, x, stacked)[0], x
+        past_middle = self.config.num_layers // 2 + 1
+        middle, _ = lax.scan(step, x, jax.tree.map(lambda stack: stack[:past_middle], stacked))
+        x, _ = lax.scan(step, middle, jax.tree.map(lambda stack: stack[past_middle:], stacked))
+        return x, middle
+
+    def _look_up_values(self, tokens: jax.Array, dtype: jnp.dtype) -> dict[int, ValueEmbedding]:
+        """The value embedding of every layer that has one."""
+        if self.value_embeddings is None:
+            return {}
+        gates = unstack(self.value_embeddings.gate[...])
+        values = unstack(self.value_embeddings.look_up(tokens, dtype))
+        layers = self.config.value_embedding_layers
+        return {
+            layer: ValueEmbedding(gate=gate, values=value)
+            for layer, gate, value in zip(layers, gates, values, strict=True)
+        }
+
+
+def unstack(stacked: Any) -> list[Any]:
+    """The layers of a tree of stacked arrays. One `lax.split` each, whose gradient is one concatenation."""
+    leaves, structure = jax.tree.flatten(stacked)
+    columns = [[layer[0] for layer in lax.split(leaf, (1,) * leaf.shape[0])] for leaf in leaves]
+    return [jax.tree.unflatten(structure, layer) for layer in zip(*columns, strict=True)]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as a static, hashable object; its parameters are always an argument.
+
+    Arrays of a batch are (B, T); `samosa_jax.data.batch.Batch` says what they mean.
+    """
+
+    config: ModelConfig
+    compute_dtype: str
+    info: Any = field(compare=False, repr=False)  # a tree of ParamInfo shaped like the parameters
+    graph: nnx.GraphDef[GPT] = field(compare=False, repr=False)
+
+    @classmethod
+    def build(cls, config: ModelConfig, *, compute_dtype: Any = "float32") -> "Network":
+        """Describes the network; allocates nothing."""
+        graph, state = nnx.split(nnx.eval_shape(lambda: GPT(config)))
+        return cls(
+            config=config, compute_dtype=jnp.dtype(compute_dtype).name, info=describe(state), graph=graph
+        )
+
+    def init(self, key: jax.Array) -> Params:
+        """First parameters, float32: the same on every mesh, and each independent of which others exist."""
+        return jax.tree.map(lambda info: sample(info, key), self.info)
+
+    def hidden(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        *,
+        k_lo: jax.Array,
+        k_hi: jax.Array,
+        position: jax.Array,
+        turn_position: jax.Array,
+    ) -> jax.Array:
+        """What the head reads: (B, T, D) in the compute dtype, after the last norm."""
+        model = nnx.merge(self.graph, params)
+        return model(
+            tokens,
+            ranges=KeyRanges(lo=k_lo, hi=k_hi),
+            position=position,
+            turn_position=turn_position,
+            dtype=jnp.dtype(self.compute_dtype),
+        )
+
+    def head(self, params: Params) -> jax.Array:
+        """The head, float32 (V, D): the table of the embedding itself when they are tied. V is padded."""
+        return params["embedding"] if self.config.tie_embeddings else params["head"]
+
+    def logits(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        *,
+        k_lo: jax.Array,
+        k_hi: jax.Array,
+        position: jax.Array,
+        turn_position: jax.Array,
+    ) -> jax.Array:
+        """Logits after the soft-cap, float32 (B, T, vocab_size)."""
+        hidden = self.hidden(
+            params, tokens, k_lo=k_lo, k_hi=k_hi, position=position, turn_position=turn_position
+        )
+        return self.project(params, hidden)
+
+    def project(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Hidden states (..., D) -> logits after the soft-cap, float32 (..., vocab_size)."""
+        head = self.head(params).astype(hidden.dtype)
+        logits = jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32)
+        logits = logits[..., : self.config.vocab_size]
+        cap = self.config.soft_cap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)

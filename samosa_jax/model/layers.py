@@ -1,0 +1,226 @@
+"""The layers: attention, feed-forward, value embeddings, smear, and the block that joins them.
+
+Modules hold their weights stacked over layers; `nnx.split` and `nnx.merge` make single layers of a stack, and
+it is a single layer whose methods compute. Activations are (B, T, D) in the compute dtype; weights are cast
+to it where they are used, norms and rotations happen in float32.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from samosa_kernels import KeyRanges, attention
+
+from samosa_jax.config import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelConfig
+from samosa_jax.model.params import Initializers, weight
+from samosa_jax.model.rope import Rotation, rotate
+from samosa_jax.parallel.sharding import constrain, map_shards
+
+Sizes = Mapping[str, int]  # of the dimension letters
+
+
+class LayerInputs(NamedTuple):
+    """What every layer reads beside the residual stream."""
+
+    x0: jax.Array  # (B, T, D), the first residual
+    rotation: Rotation
+    ranges: KeyRanges
+
+
+def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x (B, T, *in) times weight (*in, *out), cast to x's dtype -> (B, T, *out).
+
+    As one product of two matrices: with three dimensions, XLA for CPU takes twice as long for the gradient
+    of the weight, and one more copy.
+    """
+    fan_in = math.prod(x.shape[2:])
+    out_shape = weight.shape[x.ndim - 2 :]
+    product = x.reshape(-1, fan_in) @ weight.astype(x.dtype).reshape(fan_in, -1)
+    return product.reshape(*x.shape[:2], *out_shape)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array | None = None, *, eps: float) -> jax.Array:
+    """RMSNorm over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467), in float32."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return (normed if scale is None else normed * scale).astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """RMSNorm over D; its scale, if it has one, of dimensions `dims`."""
+
+    def __init__(self, config: ModelConfig, dims: str, *, sizes: Sizes, init: Initializers) -> None:
+        self.eps = config.norm_eps
+        self.scale = weight(dims, sizes=sizes, group="scalar", init=init.norm) if config.norm_scale else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rms_norm(x, None if self.scale is None else self.scale[...], eps=self.eps)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) over key ranges, with rotary positions.
+
+    With qk_norm, queries and keys are normed over H (Henry et al. 2020, arXiv:2010.04245) after the rotation;
+    without a scale the order makes no difference.
+    """
+
+    def __init__(self, config: ModelConfig, *, sizes: Sizes, init: Initializers) -> None:
+        self.config = config
+        make = functools.partial(weight, sizes=sizes, group="matrix")
+        self.query = make("L D -> N H", init=init.attention_in)
+        self.key = make("L D -> K H", init=init.attention_in)
+        self.value = make("L D -> K H", init=init.attention_in)
+        self.output = make("L N H -> D", init=init.attention_out)
+
+    def __call__(
+        self, x: jax.Array, *, inputs: LayerInputs, window: int | None, added_value: jax.Array | None
+    ) -> jax.Array:
+        """x (B, T, D) -> (B, T, D); `added_value` (B, T, K, H) joins the values."""
+        q = self._rotate_and_norm(linear(x, self.query[...]), inputs.rotation)
+        k = self._rotate_and_norm(linear(x, self.key[...]), inputs.rotation)
+        v = linear(x, self.value[...])
+        if added_value is not None:
+            v = v + added_value
+        attend = map_shards(
+            functools.partial(_attend, window=window, impl=self.config.attention),
+            inputs=("B T N H", "B T K H", "B T K H", "B T", "B T"),
+            output="B T N H",
+        )
+        out = attend(q, k, v, inputs.ranges.lo, inputs.ranges.hi)
+        return constrain(linear(out, self.output[...]), "B T D")
+
+    def _rotate_and_norm(self, x: jax.Array, rotation: Rotation) -> jax.Array:
+        turned = rotate(x, rotation)
+        if self.config.qk_norm:
+            turned = rms_norm(turned, eps=self.config.norm_eps) * self.config.qk_gain
+        return turned.astype(x.dtype)
+
+
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, lo: jax.Array, hi: jax.Array, *, window: int | None, impl: str
+) -> jax.Array:
+    return attention(q, k, v, KeyRanges(lo=lo, hi=hi), window=window, impl=impl).out
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202) or ReLU squared (So et al. 2021, arXiv:2109.08668)."""
+
+    def __init__(self, config: ModelConfig, *, sizes: Sizes, init: Initializers) -> None:
+        make = functools.partial(weight, sizes=sizes, group="matrix")
+        self.gate = make("L D -> F", init=init.mlp_in) if config.mlp == "swiglu" else None
+        self.up = make("L D -> F", init=init.mlp_in)
+        self.down = make("L F -> D", init=init.mlp_out)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        up = linear(x, self.up[...])
+        if self.gate is None:
+            hidden = jnp.square(jax.nn.relu(up))
+        else:
+            hidden = jax.nn.silu(linear(x, self.gate[...])) * up
+        return constrain(linear(constrain(hidden, "B T F"), self.down[...]), "B T D")
+
+
+class ValueEmbeddings(nnx.Module):
+    """Per-token values of some layers, gated per key head (after Zhou et al. 2024, arXiv:2410.17897)."""
+
+    def __init__(self, *, sizes: Sizes, init: Initializers) -> None:
+        self.table = weight("L V -> K H", sizes=sizes, group="value_embedding", init=init.value_embedding)
+        self.gate = weight(f"L {VALUE_GATE_CHANNELS} -> K", sizes=sizes, group="scalar", init=init.gate)
+
+    def look_up(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """(L, B, T, K, H) for all of its layers by one gather, whose gradient is one scatter."""
+        values = self.table[...].at[:, tokens].get(mode="clip").astype(dtype)
+        return constrain(values, "L B T K H")
+
+
+class ValueEmbedding(NamedTuple):
+    """What one layer adds to its values."""
+
+    gate: jax.Array  # (channels, K)
+    values: jax.Array  # (B, T, K, H)
+
+    def gated(self, x: jax.Array) -> jax.Array:
+        """Opened between 0 and 3 by the first channels of the layer's normed input (B, T, D)."""
+        logits = x[..., : self.gate.shape[0]] @ self.gate.astype(x.dtype)
+        opening = 3 * jax.nn.sigmoid(logits.astype(jnp.float32))
+        return self.values * opening.astype(x.dtype)[..., None]
+
+
+class Smear(nnx.Module):
+    """Adds a gated share of the previous token's embedding, if that belongs to the same document."""
+
+    def __init__(self, *, sizes: Sizes, init: Initializers) -> None:
+        self.gate = weight(f"{SMEAR_GATE_CHANNELS} ->", sizes=sizes, group="scalar", init=init.gate)
+        self.scale = weight("", sizes=sizes, group="scalar", init=init.smear)
+
+    def __call__(self, x: jax.Array, position: jax.Array) -> jax.Array:
+        logits = x[..., : self.gate.shape[0]] @ self.gate[...].astype(x.dtype)
+        share = self.scale[...] * jax.nn.sigmoid(logits.astype(jnp.float32))
+        share = jnp.where(position > 0, share, 0.0).astype(x.dtype)
+        previous = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        return x + share[..., None] * previous
+
+
+class Block(nnx.Module):
+    """One layer: attention and feed-forward, each on the normed residual stream and added to it."""
+
+    def __init__(self, config: ModelConfig, *, sizes: Sizes, init: Initializers) -> None:
+        self.remat = config.remat
+        self.attention_norm = Norm(config, "L D", sizes=sizes, init=init)
+        self.attention = Attention(config, sizes=sizes, init=init)
+        self.mlp_norm = Norm(config, "L D", sizes=sizes, init=init)
+        self.mlp = FeedForward(config, sizes=sizes, init=init)
+        scalar = functools.partial(weight, "L", sizes=sizes)
+        self.residual_scale = (
+            scalar(group="residual", init=init.residual) if config.residual_scalars else None
+        )
+        self.x0_scale = scalar(group="scalar", init=init.x0) if config.x0_scalars else None
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        inputs: LayerInputs,
+        window: int | None,
+        value_embedding: ValueEmbedding | None,
+    ) -> jax.Array:
+        def layer(x: jax.Array) -> jax.Array:
+            x = self._blend(x, inputs.x0)
+            x = x + recompute(attend, self.remat == "attention")(x)
+            return x + recompute(feed_forward, self.remat == "mlp")(x)
+
+        def attend(x: jax.Array) -> jax.Array:
+            normed = self.attention_norm(x)
+            added = None if value_embedding is None else value_embedding.gated(normed)
+            return self.attention(normed, inputs=inputs, window=window, added_value=added)
+
+        def feed_forward(x: jax.Array) -> jax.Array:
+            return self.mlp(self.mlp_norm(x))
+
+        return recompute(layer, self.remat == "full")(x)
+
+    def _blend(self, x: jax.Array, x0: jax.Array) -> jax.Array:
+        if self.residual_scale is None and self.x0_scale is None:
+            return x
+        blended = x.astype(jnp.float32)
+        if self.residual_scale is not None:
+            blended = self.residual_scale[...] * blended
+        if self.x0_scale is not None:
+            blended = blended + self.x0_scale[...] * x0.astype(jnp.float32)
+        return blended.astype(x.dtype)
+
+
+def recompute(function: Callable[[jax.Array], jax.Array], when: bool) -> Callable[[jax.Array], jax.Array]:
+    """With `when`, keeps nothing of `function` for the backward but what attention returned.
+
+    XLA for CPU sees that unrolled layers compute the same thing twice, and keeps it after all: there it takes
+    unroll_layers=False to save memory.
+    """
+    if not when:
+        return function
+    keep_attention = jax.checkpoint_policies.save_only_these_names("attn_out", "attn_lse")
+    return jax.checkpoint(function, policy=keep_attention)

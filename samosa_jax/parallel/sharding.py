@@ -1,0 +1,160 @@
+"""Which dimension goes over which mesh axis: two small tables of dimension letters, and what follows.
+
+A dimension of size one is replicated (one key head that serves all query heads, a batch of one row). Every
+other dimension must divide by the axis it goes over, or a ConfigError says so. No mesh axis serves twice
+in one array: the letters that come out of a product choose before the ones it contracts, and each takes
+the first of its choices that is still free.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from samosa_jax.errors import ConfigError
+
+Choices = tuple[tuple[str, ...], ...]
+
+# Mesh axes a letter may go over, best first. Letters not named are replicated.
+PARAM_AXES: Mapping[str, Choices] = {
+    "D": (("fsdp",),),
+    "N": (("tensor",),),
+    "K": (("tensor",),),
+    "F": (("tensor",),),
+    "V": (("tensor",), ("fsdp",)),
+}
+ACTIVATION_AXES: Mapping[str, Choices] = {
+    "B": (("data", "fsdp"),),
+    "N": (("tensor",),),
+    "K": (("tensor",),),
+    "F": (("tensor",),),
+    "V": (("tensor",),),
+}
+
+
+class Parameter(Protocol):
+    """What placing a parameter takes of it; `model.params.ParamInfo` has it."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def letters(self) -> tuple[str, ...]: ...  # one per dimension
+
+    @property
+    def output_axis(self) -> tuple[int, ...]: ...  # the dimensions that come out of the product
+
+
+def partition_spec(
+    name: str,
+    *,
+    letters: Sequence[str],
+    shape: Sequence[int],
+    mesh: Mesh | AbstractMesh,
+    table: Mapping[str, Choices],
+    first: Sequence[int] = (),
+) -> PartitionSpec:
+    """The mesh axes of every dimension of an array; the dimensions in `first` choose before the others.
+
+    Raises:
+        ConfigError: a dimension does not divide by the devices it goes over; `name` names the array.
+    """
+    chosen: list[tuple[str, ...] | None] = [None] * len(shape)
+    taken: set[str] = set()
+    for dim in [*first, *(dim for dim in range(len(shape)) if dim not in first)]:
+        if shape[dim] == 1:
+            continue
+        for axes in table.get(letters[dim], ()):
+            num_devices = math.prod(mesh.shape[axis] for axis in axes)
+            if num_devices == 1 or taken & set(axes):
+                continue
+            if shape[dim] % num_devices:
+                raise ConfigError(
+                    f"{name}: dimension {letters[dim]} of size {shape[dim]} does not divide over the "
+                    f"{num_devices} devices of mesh axis {' x '.join(axes)}; change the size or the mesh"
+                )
+            chosen[dim] = axes
+            taken |= set(axes)
+            break
+    return PartitionSpec(*(axes[0] if axes and len(axes) == 1 else axes for axes in chosen))
+
+
+def param_spec(parameter: Parameter, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Where one parameter lives. Elementwise ones (scales, scalars) are replicated: they are tiny."""
+    if not parameter.output_axis:
+        return PartitionSpec(*(None for _ in parameter.shape))
+    return partition_spec(
+        f"parameter {parameter.path}",
+        letters=parameter.letters,
+        shape=parameter.shape,
+        mesh=mesh,
+        table=PARAM_AXES,
+        first=parameter.output_axis,
+    )
+
+
+def param_shardings(info: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of every parameter, in a tree shaped like `info` (see `model.params.ParamInfo`)."""
+    return jax.tree.map(lambda parameter: NamedSharding(mesh, param_spec(parameter, mesh)), info)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of arrays (B, ...): rows over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def ambient_mesh() -> AbstractMesh | None:
+    """The mesh set by `jax.set_mesh`, if it has more than one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def activation_spec(dims: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Where an activation of these dimensions lives, dims as in "B T D"."""
+    return partition_spec(
+        f"activation ({dims})", letters=dims.split(), shape=shape, mesh=mesh, table=ACTIVATION_AXES
+    )
+
+
+def constrain(x: jax.Array, dims: str) -> jax.Array:
+    """Pins an activation to its place on the ambient mesh; without one, returns it as it is."""
+    mesh = ambient_mesh()
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, activation_spec(dims, x.shape, mesh))
+
+
+def map_shards(
+    function: Callable[..., jax.Array], *, inputs: Sequence[str], output: str
+) -> Callable[..., jax.Array]:
+    """`function` run by every device on its own shard; for work in which no shard needs another.
+
+    XLA gathers the operands of what it cannot see into; `jax.shard_map` over the ambient mesh hands each
+    device its part instead. `inputs` and `output` give the dimensions of every argument and of the result.
+    Without an ambient mesh this is `function` itself.
+    """
+    mesh = ambient_mesh()
+    if mesh is None:
+        return function
+
+    def mapped(*arrays: jax.Array) -> jax.Array:
+        sizes = {
+            letter: size
+            for dims, array in zip(inputs, arrays, strict=True)
+            for letter, size in zip(dims.split(), array.shape, strict=True)
+        }
+
+        def spec(dims: str) -> PartitionSpec:
+            return activation_spec(dims, [sizes[letter] for letter in dims.split()], mesh)
+
+        in_specs = tuple(spec(dims) for dims in inputs)
+        return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=spec(output), check_vma=False)(
+            *arrays
+        )
+
+    return mapped

@@ -1,0 +1,333 @@
+"""Trains a model, or goes on with a run that was stopped.
+
+    python -m samosa_jax.train --config=configs/quickstart.yaml --data=data/quickstart [--KEY=VALUE ...]
+
+`--dry-run` builds everything, runs two steps on synthetic tokens and writes nothing; `--explain` shows where
+each derived value comes from; `--print_config` prints the resolved configuration.
+
+Running the same command again goes on from the newest whole checkpoint. SIGTERM and Ctrl-C finish the step
+under way, save and exit with 143 and 130; a second Ctrl-C stops at once. Compiled programs are kept in
+`$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/samosa_jax/xla`.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import jax
+import numpy as np
+from samosa_kernels import resolve_implementation
+
+from samosa_jax import command_line
+from samosa_jax.config import Config, to_dict
+from samosa_jax.data.packing import make_batch
+from samosa_jax.data.pipeline import TrainPipeline
+from samosa_jax.data.tokenizer import Tokenizer
+from samosa_jax.errors import UserError
+from samosa_jax.evals.plot import plot_loss
+from samosa_jax.explain import explanation
+from samosa_jax.pretraining import (
+    Machinery,
+    build,
+    make_evaluations,
+    make_samplers,
+    make_speed,
+    make_writers,
+    open_pipeline,
+    open_tokenizer,
+)
+from samosa_jax.sizes import flops_per_token, parameter_counts
+from samosa_jax.training import loop
+from samosa_jax.training.checkpoint import (
+    Checkpointer,
+    CheckpointRecord,
+    quiet_orbax,
+    restore_state,
+    step_folder,
+)
+from samosa_jax.training.display import Display, format_seconds, make_display
+from samosa_jax.training.environment import (
+    bytes_per_device,
+    describe_devices,
+    environment_record,
+    peak_bytes,
+    versions,
+)
+from samosa_jax.training.interrupts import exit_code
+from samosa_jax.training.metrics import JsonLines
+from samosa_jax.training.resume import Start, check_resumable, find_start
+from samosa_jax.training.run_folder import RunFolder, write_json, write_yaml
+from samosa_jax.training.state import TrainState, abstract_state, create_state
+from samosa_jax.training.step_report import StepReporter
+from samosa_jax.training.summary import summarize
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command. Raises UserError; SystemExit with 143 or 130 when told to stop."""
+    parsed = command_line.parse_config(argv)
+    if parsed.explain:
+        print(explanation(parsed.config))
+        return
+    use_compilation_cache()
+    if parsed.dry_run:
+        dry_run(parsed.config)
+        return
+    with quiet_orbax():
+        stopped_by = train(parsed.config, argv=argv)
+    if stopped_by is not None:
+        sys.exit(exit_code(stopped_by))
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs outlive the process, so that the second start of a run takes seconds."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "samosa_jax" / "xla"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
+    """One run from its start, or from its newest whole checkpoint, to its end or until told to stop.
+
+    Returns the signal that stopped it, if any. `argv` is recorded in environment.json.
+    """
+    if not config.data.sources:
+        raise UserError(
+            "data.sources is empty; name a folder written by `prepare`, as in --data=data/wikinews"
+        )
+    run_folder = RunFolder(Path(config.out_dir) / config.name)
+    start = find_start(run_folder, resume=config.checkpoint.resume)
+    tokenizer = open_tokenizer(config)
+    changes = []
+    if start.record is not None:
+        changes = check_resumable(
+            start.record,
+            config=to_dict(config),
+            tokenizer=tokenizer.fingerprint,
+            where=f"checkpoint {start.folder}",
+        )
+    pipeline = open_pipeline(config, state=start.record.data if start.record else None)
+    machinery = build(config)
+    # From here on the folder of the run is written to.
+    with run_folder.locked():
+        run_folder.cut_back(start.step)
+        write_yaml(run_folder.config, to_dict(config))
+        environment = environment_record(
+            machinery.mesh,
+            argv=["-m", "samosa_jax.train", *argv],
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            sources={source.path: source.state()["fingerprint"] for source in pipeline.sources},
+        )
+        run_folder.note_start(environment, step=start.step)
+        display = make_display(config.log.display, every_steps=config.log.every_steps, title=config.name)
+        try:
+            announce(config, machinery=machinery, pipeline=pipeline, run_folder=run_folder, display=display)
+            for notice in start.notices:
+                display.say(notice)
+            if start.record is not None:
+                display.say(f"going on from {start.folder}, step {start.step} of {config.train.num_steps}")
+            if changes:
+                display.say(f"changed since that checkpoint: {', '.join(changes)}")
+            return run_stage(
+                config,
+                start=start,
+                machinery=machinery,
+                pipeline=pipeline,
+                tokenizer=tokenizer,
+                run_folder=run_folder,
+                display=display,
+            )
+        except KeyboardInterrupt:
+            # The second Ctrl-C: threads that still write a checkpoint would hold up an ordinary exit.
+            display.close()
+            print("stopped at once; the same command goes on from the newest whole checkpoint", flush=True)
+            os._exit(exit_code(signal.SIGINT))
+        finally:
+            display.close()
+
+
+def announce(
+    config: Config, *, machinery: Machinery, pipeline: TrainPipeline, run_folder: RunFolder, display: Display
+) -> None:
+    """The first lines of a run: what trains on what, where."""
+    for line in describe(config, machinery):
+        display.say(line)
+    weights = sum(source.weight for source in config.data.sources)
+    for source, opened in zip(config.data.sources, pipeline.sources, strict=True):
+        shards = opened.stream.shards
+        display.say(
+            f"data: {source.path}, {source.weight / weights:.1%} of the rows, {shards.num_tokens:,} tokens "
+            f"in {shards.num_documents:,} documents"
+        )
+    display.say(f"stored in: {run_folder.path}")
+
+
+def describe(config: Config, machinery: Machinery) -> list[str]:
+    mesh, train = machinery.mesh, config.train
+    counts = dataclasses.asdict(parameter_counts(config.model))
+    groups = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    per_device = train.batch_tokens // (mesh.shape["data"] * mesh.shape["fsdp"])
+    lines = [
+        f"device: {describe_devices(mesh)}",
+        f"batch: {train.batch_tokens:,} tokens per step, {per_device:,} per device in "
+        f"{machinery.num_microbatches} x {train.device_batch_size} rows of {config.model.context_len}",
+        f"parameters: {sum(counts.values()):,} ({groups})",
+    ]
+    chosen = []
+    platform = mesh.devices.flat[0].platform
+    if train.compute_dtype == "auto":
+        chosen.append(f"compute_dtype {machinery.network.compute_dtype}")
+    if config.model.attention == "auto":
+        chosen.append(f"attention {resolve_implementation('auto', platform)}")
+    if chosen:
+        lines.append(f"auto chose: {', '.join(chosen)} (on {platform})")
+    return lines
+
+
+def run_stage(
+    config: Config,
+    *,
+    start: Start,
+    machinery: Machinery,
+    pipeline: TrainPipeline,
+    tokenizer: Tokenizer,
+    run_folder: RunFolder,
+    display: Display,
+) -> signal.Signals | None:
+    """Hands everything to the loop, then sums up."""
+    begun = time.perf_counter()
+    num_steps = config.train.num_steps
+    seconds_before = start.record.seconds_trained if start.record else 0.0
+    state = make_state(machinery, seed=config.seed, folder=start.folder)
+    checkpointer = Checkpointer(
+        run_folder.checkpoints,
+        keep_last=config.checkpoint.keep_last,
+        milestone_steps=config.checkpoint.milestone_steps,
+        newest_good=start.step,
+        say=display.say,
+    )
+    writers = make_writers(config, run_folder, first_step=start.step + 1, display=display)
+    evals = JsonLines(run_folder.evals, say=display.say)
+    samples = JsonLines(run_folder.samples, say=display.say)
+    reporter = StepReporter(
+        num_steps=num_steps,
+        speed=make_speed(config, machinery.mesh),
+        writers=writers,
+        display=display,
+        dump_folder=run_folder.bad_steps,
+    )
+
+    def make_record(step: int) -> CheckpointRecord:
+        return CheckpointRecord(
+            step=step,
+            config=to_dict(config),
+            tokenizer=tokenizer.fingerprint,
+            data=pipeline.data_state(step),
+            mesh=dict(machinery.mesh.shape),
+            versions=versions(),
+            seconds_trained=seconds_before + time.perf_counter() - begun,
+        )
+
+    with ExitStack() as open_files:
+        for writer in (*writers, evals, samples):
+            open_files.callback(writer.close)
+        batches = open_files.enter_context(closing(pipeline.batches(start.step)))
+        result = loop.run(
+            state,
+            stage=loop.Stage(
+                next_batch=lambda state: next(batches),
+                put_batch=machinery.put,
+                train_step=machinery.train_step,
+                evaluations=make_evaluations(
+                    config, tokenizer=tokenizer, machinery=machinery, display=display
+                ),
+                samplers=make_samplers(config, tokenizer=tokenizer, machinery=machinery),
+            ),
+            first_step=start.step,
+            num_steps=num_steps,
+            saving=loop.Saving(
+                checkpointer=checkpointer, every_steps=config.checkpoint.every_steps, make_record=make_record
+            ),
+            reporter=reporter,
+            journal=loop.Journal(writers=writers, evals=evals, samples=samples),
+            display=display,
+            max_bad_steps=config.train.max_bad_steps,
+        )
+    saved = checkpointer.last_good_step
+    newest = step_folder(run_folder.checkpoints, saved) if saved else None
+    summary = summarize(
+        run_folder.metrics,
+        num_steps=num_steps,
+        seconds=seconds_before + time.perf_counter() - begun,
+        cost_per_hour=config.log.cost_per_hour,
+        checkpoint=newest,
+    )
+    display.close()
+    for line in summary.lines():
+        print(line)
+    if saved != result.step:
+        raise UserError(
+            f"the state after step {result.step} could not be saved, the newest checkpoint is "
+            f"{newest or 'none'}; make room and run the same command again"
+        )
+    if result.stopped_by is not None:
+        print(
+            f"stopped by {result.stopped_by.name} after step {result.step}; "
+            "the same command goes on from there"
+        )
+        return result.stopped_by
+    try:
+        write_json(run_folder.summary, summary.as_dict())
+        plot_loss(run_folder.metrics, run_folder.plot, title=config.name)
+    except OSError as error:
+        raise UserError(
+            f"{run_folder.path}: summary and plot cannot be written ({error.strerror}), the model is saved; "
+            "make room and run the same command again"
+        ) from error
+    print(f"loss curve: {run_folder.plot}")
+    return None
+
+
+def make_state(machinery: Machinery, *, seed: int, folder: Path | None) -> TrainState:
+    """Fresh, or read from a checkpoint; in both cases made where it will live."""
+    network, optimizer, mesh = machinery.network, machinery.optimizer, machinery.mesh
+    if folder is None:
+        return create_state(network, optimizer, mesh=mesh, seed=seed)
+    return restore_state(folder, abstract_state(network, optimizer, mesh=mesh))
+
+
+def dry_run(config: Config) -> None:
+    """Two steps on random tokens, and what they cost. Writes nothing."""
+    machinery = build(config)
+    for line in describe(config, machinery):
+        print(line, flush=True)
+    random = np.random.default_rng(config.seed)
+    shape = (config.batch_rows, config.model.context_len)
+    tokens = random.integers(config.model.vocab_size, size=(shape[0], shape[1] + 1), dtype=np.int32)
+    batch = make_batch(tokens[:, :-1], tokens[:, 1:], np.zeros(shape, bool), document_masking=True)
+    seconds, losses = [], []
+    state = jax.block_until_ready(make_state(machinery, seed=config.seed, folder=None))
+    sizes = {"parameters": bytes_per_device(state.params), "optimizer": bytes_per_device(state.opt_state)}
+    for _ in range(2):
+        begun = time.perf_counter()
+        state, metrics = machinery.train_step(state, machinery.put(batch), None)
+        losses.append(float(jax.device_get(metrics.loss)))
+        seconds.append(time.perf_counter() - begun)
+    print(f"FLOPs per token: {flops_per_token(config.model):,}")
+    print("bytes per device: " + ", ".join(f"{kind} {size:,}" for kind, size in sizes.items()))
+    print(f"peak memory: {peak_bytes():,} bytes")
+    print(f"losses: {losses[0]:.4f}, {losses[1]:.4f}")
+    print(f"first step {seconds[0]:.2f} s (compilation with it), second step {seconds[1]:.3f} s", end=", ")
+    print(f"{config.train.batch_tokens / seconds[1]:,.0f} tokens/s")
+    whole = format_seconds(seconds[1] * config.train.num_steps)
+    print(f"the run would take {whole} at this pace; nothing was written")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,143 @@
+"""The machine a run is on: what devices it has, how fast and full they are, and which software runs there."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+# Dense matmul FLOPs per second and chip in bfloat16 (float16 for chips without it), from the makers' data
+# sheets: the first name found in the lower-cased device kind counts, so the special stand before the general.
+PEAK_BFLOAT16_FLOPS: tuple[tuple[str, float], ...] = (
+    ("gb200", 2.5e15),
+    ("b200", 2.25e15),
+    ("h200", 989.4e12),
+    ("gh200", 989.4e12),
+    ("h100 nvl", 835e12),
+    ("h100 pcie", 756e12),
+    ("h100", 989.4e12),
+    ("h800", 989.4e12),
+    ("a100", 312e12),
+    ("a800", 312e12),
+    ("a10g", 70e12),
+    ("a10", 125e12),
+    ("l40s", 362e12),
+    ("l40", 181e12),
+    ("l4", 121e12),
+    ("v100", 125e12),
+    ("t4", 65e12),
+    ("rtx 5090", 209.5e12),
+    ("rtx 4090", 165.2e12),
+    ("rtx 3090", 71e12),
+    ("tpu v6", 918e12),
+    ("tpu v5 lite", 197e12),
+    ("tpu v5", 459e12),
+    ("tpu v4", 275e12),
+)
+
+
+def peak_flops(device_kind: str, *, platform_name: str) -> float | None:
+    """FLOPs per second of one device in bfloat16; None where no table has it (a CPU, a new chip)."""
+    if platform_name == "cpu":
+        return None
+    kind = device_kind.lower()
+    return next((flops for name, flops in PEAK_BFLOAT16_FLOPS if name in kind), None)
+
+
+def peak_bytes() -> int:
+    """Most memory in use so far: of the fullest local device, or of this process on CPU."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    known = [int(entry["peak_bytes_in_use"]) for entry in stats if entry and "peak_bytes_in_use" in entry]
+    if known:
+        return max(known)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_memory_bytes() -> int | None:
+    """Memory that JAX may use on one device; None on CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    return int(stats["bytes_limit"]) if stats and "bytes_limit" in stats else None
+
+
+def bytes_per_device(tree: object) -> int:
+    """Bytes that the arrays of a tree take on the fullest device; shapes with a sharding will do."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.sharding.shard_shape(leaf.shape) if getattr(leaf, "sharding", None) else leaf.shape
+        total += int(np.prod(shape, dtype=np.int64)) * leaf.dtype.itemsize
+    return total
+
+
+def describe_devices(mesh: jax.sharding.Mesh) -> str:
+    """Like "8 x NVIDIA H100 80GB HBM3, mesh data=8 fsdp=1 tensor=1"."""
+    devices = mesh.devices.flat
+    axes = " ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    return f"{mesh.size} x {devices[0].device_kind}, mesh {axes}"
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the sources in `folder`, with "+changes" if files differ; None outside a git checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return (
+                None  # no git, no repository, or one that another user owns: then there is no commit to name
+            )
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    return f"{commit}+changes" if git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    packages = (
+        "samosa-jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "numpy",
+        "sentencepiece",
+    )
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def environment_record(
+    mesh: jax.sharding.Mesh,
+    *,
+    argv: list[str],
+    tokenizer_fingerprint: str,
+    sources: Mapping[str, str],
+) -> dict[str, object]:
+    """What environment.json holds. `sources` maps each data folder to the fingerprint of its manifest."""
+    device = mesh.devices.flat[0]
+    return {
+        "command": shlex.join([sys.executable, *argv]),
+        "versions": versions(),
+        "git_commit": git_commit(Path(__file__).parent),
+        "host": {"system": platform.platform(), "cores": os.cpu_count(), "processes": jax.process_count()},
+        "device": {"kind": device.device_kind, "platform": device.platform, "count": mesh.size},
+        "mesh": dict(mesh.shape),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "tokenizer": tokenizer_fingerprint,
+        "sources": dict(sources),
+    }

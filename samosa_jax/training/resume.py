@@ -1,0 +1,121 @@
+"""What may change between a checkpoint and the command that goes on from it, and what may not.
+
+**May not** (another model, or another order of data): `seed`, `stage`, `model.*` except how it is computed,
+`data.document_masking`, `train.batch_tokens`, `optimizer.GROUP.kind`, the tokenizer, and the text and weights
+of `data.sources` (their paths may).
+
+**May**: everything else. What changes the numbers from here on, such as `train.num_steps`, learning rates,
+the mesh or `train.compute_dtype`, is said aloud; how a run is shown, saved and evaluated is not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samosa_jax.errors import UserError
+from samosa_jax.training.checkpoint import CheckpointRecord, find_newest_good, read_record
+from samosa_jax.training.run_folder import RunFolder
+
+FIXED = ("seed", "stage", "model.", "data.document_masking", "train.batch_tokens")
+FREE = (
+    "name",
+    "out_dir",
+    "tokenizer",  # a path; its fingerprint is compared
+    "model.depth",  # what follows from it is compared
+    "model.remat",
+    "model.unroll_layers",
+    "model.attention",
+    "data.sources",  # compared by content, by the pipeline
+    "data.wait_for_shards",
+    "data.num_threads",
+    "data.prefetch_batches",
+    "train.horizon",  # what follows from it is train.num_steps
+    "train.horizon_value",
+    "train.max_bad_steps",
+    "eval.",
+    "sample.",
+    "checkpoint.",
+    "log.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where training begins: nowhere, or in a checkpoint."""
+
+    folder: Path | None  # the checkpoint
+    record: CheckpointRecord | None
+    notices: Sequence[str]  # what was passed over
+
+    @property
+    def step(self) -> int:
+        return self.record.step if self.record else 0
+
+
+def find_start(run_folder: RunFolder, *, resume: str) -> Start:
+    """Raises UserError where checkpoint.resume forbids what is found."""
+    notices: list[str] = []
+    if resume == "never":
+        if run_folder.is_used:
+            raise UserError(
+                f"{run_folder.path} holds a run already and checkpoint.resume is never; give this one "
+                "another name, or set checkpoint.resume=auto to go on with that run"
+            )
+        return Start(folder=None, record=None, notices=notices)
+    folder = find_newest_good(run_folder.checkpoints, say=notices.append)
+    if folder is None and resume == "must":
+        raise UserError(
+            f"checkpoint.resume is must, but {run_folder.checkpoints} has no whole checkpoint; check name "
+            "and out_dir, or set checkpoint.resume=auto"
+        )
+    if folder is None and run_folder.is_used:
+        notices.append(f"{run_folder.path} has no finished checkpoint: the run begins again")
+    record = None if folder is None else read_record(folder)
+    return Start(folder=folder, record=record, notices=notices)
+
+
+def check_resumable(
+    record: CheckpointRecord, *, config: Mapping[str, Any], tokenizer: str, where: str
+) -> list[str]:
+    """What changed since the checkpoint and matters, as "key old -> new".
+
+    `config` is the present one as nested dicts, `tokenizer` the present fingerprint, `where` names the
+    checkpoint in errors.
+
+    Raises:
+        UserError: something that may not change did; names the first such key and both values.
+    """
+    mend = "set it back to go on with this run, or give the new run another name"
+    if record.tokenizer != tokenizer:
+        raise UserError(
+            f"{where} was trained with tokenizer {record.tokenizer[:12]}, the one in use is "
+            f"{tokenizer[:12]}; use the tokenizer it was trained with, or give the new run another name"
+        )
+    before, now = flatten(record.config), flatten(config)
+    notices = []
+    for key in sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("model."), key)):
+        old, new = before.get(key), now.get(key)
+        if old == new or key.startswith(FREE):
+            continue
+        if key.startswith(FIXED) or (key.startswith("optimizer.") and key.endswith(".kind")):
+            raise UserError(f"{key} is {new}, but {where} was trained with {old}; {mend}")
+        notices.append(f"{key} {old} -> {new}")
+    steps = now["train.num_steps"]
+    if record.step > steps:
+        raise UserError(
+            f"train.num_steps is {steps}, but {where} is at step {record.step} already; raise it, "
+            "or give the new run another name"
+        )
+    return notices
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

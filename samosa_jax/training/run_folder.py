@@ -1,0 +1,138 @@
+"""Where a run lives on disk, and whether a command may begin, go on, or must refuse there.
+
+runs/NAME/  config.yaml  environment.json  metrics.jsonl  evals.jsonl  samples.jsonl  checkpoints/STEP/
+            bad_steps/STEP.npz  tensorboard/  loss.png  summary.json
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from samosa_jax.errors import UserError
+from samosa_jax.training.metrics import is_train_record, keep_json_lines
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def bad_steps(self) -> Path:
+        return self.path / "bad_steps"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def plot(self) -> Path:
+        return self.path / "loss.png"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a run has left anything here that a fresh start would lose."""
+        return self.metrics.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and keeps it for this process; the lock ends with the process, however it ends.
+
+        Raises UserError where the folder cannot be made or another process trains in it.
+        """
+        self._create()
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is in use by another process; wait for it, stop it, or choose another name"
+                ) from error
+            yield
+
+    def _create(self) -> None:
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be created ({error.strerror}); choose another out_dir or name"
+            ) from error
+
+    def note_start(self, environment: Mapping[str, object], *, step: int) -> None:
+        """Adds one start of the command to environment.json: a run may have many, on different machines."""
+        earlier = (
+            json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else []
+        )
+        write_json(self.environment, [*earlier, {"from_step": step, **environment}])
+
+    def cut_back(self, step: int) -> None:
+        """Drops every record after `step`, so that the run's files read as if it had been killed right there.
+
+        What was evaluated and sampled at `step` itself goes too: it comes after the checkpoint of that
+        step and is done again.
+        """
+
+        def step_of(record: Mapping[str, object]) -> int:
+            value = record.get("step")
+            if not isinstance(value, int):
+                raise UserError(
+                    f"{self.path} has a record without a step: {str(record)[:60]}; remove that line"
+                )
+            return value
+
+        keep_json_lines(
+            self.metrics, lambda record: step_of(record) <= step - (0 if is_train_record(record) else 1)
+        )
+        keep_json_lines(self.evals, lambda record: step_of(record) < step)
+        keep_json_lines(self.samples, lambda record: step_of(record) < step)
+
+
+def write_yaml(path: Path, values: Mapping[str, object]) -> None:
+    """Writes plain nested values as YAML, atomically, in the order given."""
+    _replace(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=110))
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes plain nested values as indented JSON, atomically."""
+    _replace(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

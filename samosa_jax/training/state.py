@@ -1,0 +1,80 @@
+"""What a training run carries from step to step, and where each array of it lives."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from samosa_jax.model.gpt import Network
+from samosa_jax.model.params import Params
+from samosa_jax.parallel.sharding import param_shardings
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """A pytree. Its leaves may also be shapes or shardings; see `abstract_state`, `state_shardings`."""
+
+    step: Any  # int32 scalar: steps made so far, the skipped ones among them
+    params: Params
+    opt_state: optax.OptState
+    bad_steps: Any  # int32 scalar: non-finite steps in a row, up to now
+
+
+def create_state(
+    network: Network, optimizer: optax.GradientTransformation, *, mesh: Mesh, seed: int
+) -> TrainState:
+    """The state before the first step, every array created where it will live; equal on every mesh."""
+
+    def create(key: jax.Array) -> TrainState:
+        params = network.init(key)
+        return _new_state(params, optimizer)
+
+    shardings = state_shardings(network.info, optimizer, mesh=mesh)
+    return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))
+
+
+def abstract_state(network: Network, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+    """Shape, dtype and sharding of every array, as `jax.ShapeDtypeStruct`: what to restore into."""
+    shapes = _state_shapes(network.info, optimizer)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(network.info, optimizer, mesh=mesh),
+    )
+
+
+def state_shardings(info: Any, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+    """The NamedSharding of every array. Moments live where their parameter does; counters are everywhere.
+
+    `info` is `Network.info`.
+    """
+    shapes = _state_shapes(info, optimizer)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    params = param_shardings(info, mesh)
+
+    def of_moment(moment: Any, sharding: NamedSharding) -> Any:
+        return moment if isinstance(moment, optax.MaskedNode) else sharding
+
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        of_moment,
+        shapes.opt_state,
+        params,
+        transform_non_params=lambda _: replicated,
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+    )
+    return TrainState(step=replicated, params=params, opt_state=opt_state, bad_steps=replicated)
+
+
+def _new_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(step=zero, params=params, opt_state=optimizer.init(params), bad_steps=zero)
+
+
+def _state_shapes(info: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), info)
+    return jax.eval_shape(lambda params: _new_state(params, optimizer), params)

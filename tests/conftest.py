@@ -1,0 +1,25 @@
+"""Every test sees eight virtual CPU devices, one persistent compilation cache, and no network by accident."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data sets that SAMOSA_TEST_DATA names; without it, tests that need it skip aloud."""
+    folder = os.environ.get("SAMOSA_TEST_DATA")
+    if not folder:
+        pytest.skip("real data sets not found: set SAMOSA_TEST_DATA to their folder to run this test")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"SAMOSA_TEST_DATA is {folder}, which is not a folder")
+    return path

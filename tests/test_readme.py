@@ -1,0 +1,77 @@
+"""The README is true: its commands run, its map names every file, its table gives the counted parameters."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_layers import ROOT
+
+from samosa_jax.command_line import load_config
+from samosa_jax.data import corpus
+from samosa_jax.sizes import parameter_counts
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKE = re.compile(r"^make (setup|quickstart|test)$", re.MULTILINE)  # run by continuous integration itself
+
+
+def bash_blocks() -> list[str]:
+    """The blocks marked bash. What needs a GPU or the network is marked console."""
+    return re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_command_runs(tmp_path: Path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "my.txt").write_text("\n\n".join(corpus.documents(max_bytes=300_000)), encoding="utf-8")
+    user = {
+        name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
+    }  # one device, as at home
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = "\n".join(MAKE.sub("", block) for block in bash_blocks())
+    assert script.count("python -m samosa_jax.") >= 5, "the README lost its commands"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env={**user, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert (tmp_path / "runs" / "my" / "loss.png").is_file()
+
+
+def test_continuous_integration_runs_what_the_readme_tells():
+    told = set(MAKE.findall("\n".join(bash_blocks())))
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert told == {"setup", "quickstart", "test"}
+    assert "make quickstart" in run
+    assert "make test" in run
+
+
+def test_the_map_names_every_file():
+    tree = README[README.index("## The code") :]
+    tree = tree[tree.index("```\n") + 4 :]
+    tree = tree[: tree.index("```")]
+    named = set(re.findall(r"^\s+(\w+\.py)\s", tree, re.MULTILINE))
+    files = {
+        path.name
+        for folder in ("samosa_jax", "kernels")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert named == files, f"missing {sorted(files - named)}, no longer there {sorted(named - files)}"
+
+
+@pytest.mark.parametrize("row", re.findall(r"^\| `(\w+)` \| ([\d ]+) \|", README, re.MULTILINE))
+def test_parameter_counts(row: tuple[str, str]):
+    preset, count = row
+    config = load_config(ROOT / "configs" / f"{preset}.yaml")
+    assert parameter_counts(config.model).total == int(count.replace(" ", ""))
+
+
+def test_the_table_has_all_presets():
+    listed = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    recipes = {"quickstart", "wikinews", "bench_cpu"}
+    assert listed == {path.stem for path in (ROOT / "configs").glob("*.yaml")} - recipes
