@@ -9,6 +9,8 @@ import difflib
 import functools
 import inspect
 import io
+import re
+import sys
 import textwrap
 import tokenize
 import types
@@ -128,11 +130,19 @@ def _short(value: object) -> str:
     return text
 
 
+def _source(cls: type) -> str:
+    """The text of a class. inspect.getsource would parse the file's syntax tree, which CPython 3.11 does
+    wrongly, with a SystemError, if another thread or the garbage collector parses anything meanwhile."""
+    lines, _ = inspect.findsource(sys.modules[cls.__module__])
+    start = next(row for row, line in enumerate(lines) if re.match(rf"\s*class {cls.__name__}\b", line))
+    return textwrap.dedent("".join(inspect.getblock(lines[start:])))
+
+
 def _field_comments(cls: type) -> dict[str, str]:
     """Field -> the comment at the end of its line."""
     comments: dict[str, str] = {}
     field_name = ""
-    source = textwrap.dedent(inspect.getsource(cls))
+    source = _source(cls)
     previous = None
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if (
