@@ -21,14 +21,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from samosa_kernels import resolve_implementation
+from samosa_kernels import Device, resolve_implementation, training_problem
 
 from samosa_jax import command_line
-from samosa_jax.config import Config, to_dict
+from samosa_jax.config import Config, ModelConfig, to_dict
 from samosa_jax.data.packing import make_batch
 from samosa_jax.data.pipeline import TrainPipeline
 from samosa_jax.data.tokenizer import Tokenizer
-from samosa_jax.errors import UserError
+from samosa_jax.errors import ConfigError, UserError
 from samosa_jax.evals.plot import plot_loss
 from samosa_jax.explain import explanation
 from samosa_jax.pretraining import (
@@ -181,13 +181,30 @@ def describe(config: Config, machinery: Machinery) -> list[str]:
     ]
     chosen = []
     platform = mesh.devices.flat[0].platform
+    device = Device(platform=platform, kind=mesh.devices.flat[0].device_kind)
     if train.compute_dtype == "auto":
         chosen.append(f"compute_dtype {machinery.network.compute_dtype}")
+    attention = resolve_attention(config.model, device=device, dtype=str(machinery.network.compute_dtype))
     if config.model.attention == "auto":
-        chosen.append(f"attention {resolve_implementation('auto', platform)}")
+        chosen.append(f"attention {attention}")
     if chosen:
         lines.append(f"auto chose: {', '.join(chosen)} (on {platform})")
     return lines
+
+
+def resolve_attention(model: ModelConfig, *, device: Device, dtype: str) -> str:
+    """What will compute attention; ConfigError, before anything is built, if the one that is named cannot."""
+    problem = training_problem(
+        device,
+        dtype=dtype,
+        head_dim=model.head_dim,
+        group=model.num_heads // model.num_kv_heads,
+        window=None,
+    )
+    try:
+        return resolve_implementation(model.attention, problem)
+    except ValueError as error:
+        raise ConfigError(f"model.attention: {error}; model.attention=auto chooses one that can") from error
 
 
 def run_stage(

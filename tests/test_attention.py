@@ -1,6 +1,5 @@
-"""Every attention against its definition in float64 NumPy: values, gradients, memory, work."""
+"""Attention without a GPU: the reference and the chunked one, their memory and work, and what is refused."""
 
-import functools
 import logging
 
 import jax
@@ -8,165 +7,44 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jax.sharding import PartitionSpec
-from samosa_kernels import KeyRanges, attention, attention_chunked, causal_ranges
-from samosa_kernels.attention import IMPLEMENTATIONS, resolve_implementation
+from attention_contract import AttentionContract, Case, make_inputs
+from samosa_kernels import Device, KeyRanges, attention, causal_ranges, training_problem
+from samosa_kernels.attention import chunked
+from samosa_kernels.attention.api import _say_once, resolve_implementation
 
-implementations = pytest.mark.parametrize("impl", sorted(IMPLEMENTATIONS))
-
-
-def seen_keys(lo: np.ndarray, hi: np.ndarray, window: int | None) -> np.ndarray:
-    """(B, T, S) bool, as the contract says it."""
-    T = lo.shape[1]
-    query, key = np.arange(T)[:, None], np.arange(T)
-    seen = (key >= lo[:, :, None]) & (key < hi[:, :, None]) & (key <= query)
-    return seen if window is None else seen & (key > query - window)
-
-
-def oracle(q, k, v, lo, hi, window, dout, dlse):
-    """out, lse and the gradients in q, k, v, all float64, of sum(out * dout) + sum(lse * dlse)."""
-    q, k, v, dout, dlse = (np.asarray(x, np.float64) for x in (q, k, v, dout, dlse))
-    B, T, N, H = q.shape
-    K = k.shape[2]
-    k_all, v_all = np.repeat(k, N // K, 2), np.repeat(v, N // K, 2)
-    seen = seen_keys(np.asarray(lo), np.asarray(hi), window)[:, None]
-    scores = np.where(seen, np.einsum("btnh,bsnh->bnts", q, k_all) / np.sqrt(H), -np.inf)
-    with np.errstate(divide="ignore"):
-        highest = np.where(seen.any(-1), scores.max(-1), 0.0)
-        weights = np.exp(scores - highest[..., None])
-        lse = highest + np.log(weights.sum(-1))
-    probs = weights / np.maximum(weights.sum(-1), 1e-300)[..., None]
-    out = np.einsum("bnts,bsnh->btnh", probs, v_all)
-    dprobs = np.einsum("btnh,bsnh->bnts", dout, v_all)
-    along = (probs * dprobs).sum(-1, keepdims=True) - dlse.swapaxes(1, 2)[..., None]
-    dscores = probs * (dprobs - along) / np.sqrt(H)
-    dq = np.einsum("bnts,bsnh->btnh", dscores, k_all)
-    dk = np.einsum("bnts,btnh->bsnh", dscores, q).reshape(B, T, K, N // K, H).sum(3)
-    dv = np.einsum("bnts,btnh->bsnh", probs, dout).reshape(B, T, K, N // K, H).sum(3)
-    return out, lse.swapaxes(1, 2), dq, dk, dv
-
-
-@functools.partial(jax.jit, static_argnames=("window", "impl"))
-def run(q, k, v, lo, hi, dout, dlse, *, window, impl):
-    """out, lse and gradients by the implementation under test; dlse must be 0 where lse is -inf."""
-    (out, lse), pull = jax.vjp(
-        lambda q, k, v: tuple(attention(q, k, v, KeyRanges(lo, hi), window=window, impl=impl)), q, k, v
-    )
-    return out, lse, *pull((dout, dlse))
-
-
-def make_inputs(B, T, N, K, H, dtype="float32", seed=0):
-    """Queries, keys, values and cotangents; rows packed with documents and padded at the end."""
-    rng = np.random.default_rng(seed)
-    q, k, v, dout = (jnp.asarray(rng.normal(size=(B, T, n, H)), dtype) for n in (N, K, K, N))
-    lo = np.zeros((B, T), np.int32)
-    hi = np.tile(np.arange(1, T + 1, dtype=np.int32), (B, 1))
-    for row in range(B):
-        starts = np.sort(rng.integers(0, T, size=2 * row))
-        for start in starts:
-            lo[row, start:] = start
-        padding = rng.integers(0, T // 4 + 1) * row
-        if padding:
-            lo[row, -padding:] = hi[row, -padding:] = 0
-    dlse = np.where(hi > lo, 1.0, 0.0)[..., None] * rng.normal(size=(B, T, N))
-    return q, k, v, jnp.asarray(lo), jnp.asarray(hi), dout, jnp.asarray(dlse, jnp.float32)
+CASES = (
+    Case(2, 1, 2, 1),  # a single token
+    Case(3, 7, 4, 2),  # less than a block
+    Case(3, 53, 6, 2),  # blocks that do not divide T
+    Case(2, 150, 3, 1),  # loops over blocks inside segments
+    Case(2, 150, 2, 2, window=9),  # a window shorter than a block, in loops
+    Case(3, 53, 4, 1, window=20),  # a window longer than a block
+    Case(1, 20, 2, 2, window=64),  # a window longer than the row
+    Case(2, 20, 2, 1, window=1),  # only itself
+    Case(2, 21, 4, 2, S=50),  # queries against a cache
+    Case(1, 50, 2, 1, S=21),
+)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 16 queries, so that short rows already have many of them."""
-    monkeypatch.setattr(attention_chunked, "MAX_BLOCK", 16)
-    monkeypatch.setattr(attention_chunked, "MIN_BLOCK", 16)
+    monkeypatch.setattr(chunked, "MAX_BLOCK", 16)
+    monkeypatch.setattr(chunked, "MIN_BLOCK", 16)
     jax.clear_caches()
 
 
+class TestReference(AttentionContract):
+    impl = "reference"
+    cases = CASES
+    small = Case(2, 40, 2, 1)
+
+
 @pytest.mark.usefixtures("small_blocks")
-@implementations
-class TestEveryImplementation:
-    @pytest.mark.parametrize(
-        ("B", "T", "N", "K", "window"),
-        [
-            (2, 1, 2, 1, None),  # a single token
-            (3, 7, 4, 2, None),  # less than a block
-            (3, 53, 6, 2, None),  # blocks that do not divide T
-            (2, 150, 3, 1, None),  # loops over blocks inside segments
-            (2, 150, 2, 2, 9),  # a window shorter than a block, in loops
-            (3, 53, 4, 1, 20),  # a window longer than a block
-            (1, 20, 2, 2, 64),  # a window longer than the row
-            (2, 20, 2, 1, 1),  # only itself
-        ],
-    )
-    def test_values_and_gradients(self, impl, B, T, N, K, window):
-        inputs = make_inputs(B, T, N, K, H=8)
-        found = run(*inputs, window=window, impl=impl)
-        q, k, v, lo, hi, dout, dlse = inputs
-        expected = oracle(q, k, v, lo, hi, window, dout, dlse)
-        for name, ours, theirs in zip(("out", "lse", "dq", "dk", "dv"), found, expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=2e-5, err_msg=name)
-        if window is not None and window < T:
-            without = oracle(q, k, v, lo, hi, None, dout, dlse)
-            assert np.abs(without[0] - expected[0]).max() > 1e-2  # the window matters to this comparison
-        if T > 1 and B > 1:
-            plain = oracle(q, k, v, *causal_ranges(B, T), window, dout, dlse)
-            assert window == 1 or np.abs(plain[0] - expected[0]).max() > 1e-2  # and so do the ranges
-
-    def test_bfloat16(self, impl):
-        inputs = make_inputs(2, 40, 4, 2, H=16, dtype="bfloat16")
-        found = run(*inputs, window=None, impl=impl)
-        assert [x.dtype.name for x in found] == ["bfloat16", "float32", *["bfloat16"] * 3]
-        q, k, v, lo, hi, dout, dlse = inputs
-        for ours, theirs in zip(found, oracle(q, k, v, lo, hi, None, dout, dlse), strict=True):
-            np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, atol=0.06, rtol=0.03)
-
-    def test_rows_without_keys(self, impl):
-        q, k, v, lo, hi, dout, dlse = make_inputs(2, 20, 2, 1, H=4)
-        hi = hi.at[0, 5].set(0).at[1].set(lo[1])
-        out, lse, dq, dk, dv = run(q, k, v, lo, hi, dout, jnp.zeros_like(dlse), window=None, impl=impl)
-        for empty in (out[0, 5], out[1], dq[0, 5], dq[1], dk[1], dv[1]):
-            assert not np.asarray(empty).any()
-        assert np.all(np.asarray(lse[1]) == -np.inf)
-        assert np.all(np.asarray(lse[0, 5]) == -np.inf)
-        assert all(np.isfinite(x).all() for x in (out, dq, dk, dv))
-        assert np.abs(out[0, 6]).max() > 0
-
-    def test_large_scores_do_not_overflow(self, impl):
-        q, k, v, lo, hi, dout, dlse = make_inputs(2, 20, 2, 1, H=4)
-        found = run(100 * q, 100 * k, v, lo, hi, dout, dlse, window=None, impl=impl)
-        expected = oracle(100 * q, 100 * k, v, lo, hi, None, dout, dlse)
-        np.testing.assert_allclose(found[0], expected[0], atol=1e-2)
-        assert all(np.isfinite(x).all() for x in (found[0], *found[2:]))
-
-    @settings(max_examples=30, deadline=None)
-    @given(data=st.data())
-    def test_any_ranges(self, impl, data):
-        B, T = 2, 40
-        bounds = st.lists(st.integers(-5, T + 5), min_size=B * T, max_size=B * T)
-        lo, hi = (np.asarray(data.draw(bounds), np.int32).reshape(B, T) for _ in range(2))
-        q, k, v, _, _, dout, dlse = make_inputs(B, T, 2, 1, H=4)
-        dlse = dlse * np.any(seen_keys(lo, hi, 11), axis=-1, keepdims=True)
-        found = run(q, k, v, lo, hi, dout, dlse, window=11, impl=impl)
-        for ours, theirs in zip(found, oracle(q, k, v, lo, hi, 11, dout, dlse), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=2e-5)
-
-    @pytest.mark.parametrize("check_vma", [True, False])
-    def test_inside_shard_map(self, impl, check_vma):
-        q, k, v, lo, hi, dout, dlse = make_inputs(4, 53, 2, 1, H=4)
-        mesh = jax.make_mesh(
-            (4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4]
-        )
-        rows = PartitionSpec("data")
-        sharded = jax.shard_map(
-            functools.partial(run, window=None, impl=impl),
-            mesh=mesh,
-            in_specs=rows,
-            out_specs=rows,
-            check_vma=check_vma,
-        )
-        found = sharded(q, k, v, lo, hi, dout, dlse)
-        for ours, theirs in zip(found, oracle(q, k, v, lo, hi, None, dout, dlse), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=2e-5)
+class TestChunked(AttentionContract):
+    impl = "chunked"
+    cases = CASES
+    small = Case(2, 40, 2, 1)
 
 
 def matmul_flops(jaxpr) -> int:
@@ -217,7 +95,7 @@ def test_chunked_skips_what_no_query_sees():
 
 
 def test_chunked_memory_grows_with_length_and_window(monkeypatch):
-    monkeypatch.setattr(attention_chunked, "MAX_SEGMENTS", 2)  # less to compile; memory hardly depends on it
+    monkeypatch.setattr(chunked, "MAX_SEGMENTS", 2)  # less to compile; memory hardly depends on it
     full = {length: temp_bytes(length, None, "chunked") for length in (2048, 8192)}
     assert full[8192] < 6 * full[2048]  # quadratic would be 16
     assert full[8192] < 0.2 * 4 * 4 * 8192**2  # of the float32 scores
@@ -240,28 +118,48 @@ def test_saved_output_spares_the_forward():
     assert products(forgetting) > products(saving)
 
 
+def on(platform: str, kind: str = "", **changes):
+    device = Device(platform=platform, kind=kind or platform)
+    return training_problem(device, dtype="bfloat16", head_dim=64, group=4, window=None)._replace(**changes)
+
+
 def test_auto_says_once_what_it_chose(caplog):
     resolve_implementation.cache_clear()
-    with caplog.at_level(logging.INFO, logger="samosa_kernels.attention"):
-        assert resolve_implementation("auto", "cpu") == "chunked"
-        resolve_implementation("auto", "cpu")
+    _say_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="samosa_kernels.attention.api"):
+        assert resolve_implementation("auto", on("cpu")) == "chunked"
+        assert resolve_implementation("auto", on("cpu", dtype="float32")) == "chunked"
     assert [record.getMessage() for record in caplog.records] == [
-        "attention: auto chose chunked on cpu: scores stay in cache, blocks above the diagonal are skipped"
+        "attention: auto chose chunked on cpu: scores stay in cache, tiles above the diagonal are skipped"
     ]
 
 
 def test_refusals_say_why():
     q, k, v, lo, hi, *_ = make_inputs(1, 8, 4, 2, H=4)
     ranges = KeyRanges(lo, hi)
-    with pytest.raises(ValueError, match="impl is 'flash'; use auto or one of chunked, reference"):
+    with pytest.raises(ValueError, match="impl is 'flash'; use auto or one of chunked, "):
         attention(q, k, v, ranges, window=None, impl="flash")
+    with pytest.raises(ValueError, match="impl=chunked cannot run: it is no Pallas kernel"):
+        attention(q, k, v, ranges, window=None, impl="chunked", interpret=True)
     with pytest.raises(ValueError, match="not 'metal'"):
-        resolve_implementation("auto", "metal")
+        resolve_implementation("auto", on("metal"))
     with pytest.raises(ValueError, match="N a multiple of K"):
         attention(q[:, :, :3], k, v, ranges, window=None)
-    with pytest.raises(ValueError, match="ranges"):
+    with pytest.raises(ValueError, match="got ranges"):
         attention(q, k, v, KeyRanges(lo[:, 1:], hi), window=None)
     with pytest.raises(ValueError, match="all float32 or all bfloat16"):
         attention(q, k.astype(jnp.bfloat16), v, ranges, window=None)
     with pytest.raises(ValueError, match="window is 0"):
         attention(q, k, v, ranges, window=0)
+    with pytest.raises(ValueError, match=r"5 queries and 8 keys: .* pass ranges, and no window"):
+        attention(q[:, :5], k, v, None, window=None)
+    with pytest.raises(ValueError, match=r"row 0 query 7: \[0, 9\) is outside the keys 0..8"):
+        attention(q, k, v, KeyRanges(lo, hi.at[0, 7].set(9)), window=None)
+    with pytest.raises(ValueError, match="row 0: lo decreases from 2 at query 3 to 0 at query 4"):
+        attention(q, k, v, KeyRanges(lo.at[0, 3].set(2), hi), window=None)
+
+
+def test_padding_may_follow_a_document():
+    q, k, v, lo, hi, *_ = make_inputs(1, 8, 4, 2, H=4)
+    ranges = KeyRanges(lo.at[0, 3:].set(3).at[0, 6:].set(0), hi.at[0, 6:].set(0))
+    assert not np.asarray(attention(q, k, v, ranges, window=None).out[0, 6:]).any()

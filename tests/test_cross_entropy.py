@@ -1,4 +1,4 @@
-"""The chunked cross-entropy against its definition in float64 NumPy: values, gradients, memory, sharding."""
+"""Cross-entropy and its reference against float64 NumPy: values, gradients, memory, sharding."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
-from samosa_kernels import softmax_cross_entropy
+from samosa_kernels.cross_entropy import softmax_cross_entropy, softmax_cross_entropy_reference
 
 VOCAB_SIZE, PADDED_VOCAB_SIZE, WIDTH = 60, 64, 16
 
@@ -35,12 +35,12 @@ def oracle(hidden, head, targets, weights, *, vocab_size, soft_cap, z_loss):
     return total, nll, dlogits @ head[:vocab_size], dhead
 
 
-@functools.partial(jax.jit, static_argnames=("vocab_size", "soft_cap", "z_loss", "chunk_tokens"))
-def run(hidden, head, targets, weights, **options):
+@functools.partial(jax.jit, static_argnames=("vocab_size", "soft_cap", "z_loss", "chunk_tokens", "impl"))
+def run(hidden, head, targets, weights, *, impl=softmax_cross_entropy, **options):
     """total, nll and the gradients of total in hidden and head."""
 
     def total(hidden, head):
-        loss = softmax_cross_entropy(hidden, head, targets, weights, **options)
+        loss = impl(hidden, head, targets, weights, **options)
         return loss.total, loss.nll
 
     (value, nll), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, head)
@@ -57,6 +57,7 @@ def make_inputs(*leading: int, dtype="float32", seed: int = 0):
 
 
 PLAIN = {"vocab_size": VOCAB_SIZE, "soft_cap": None, "z_loss": 0.0}
+BOTH = pytest.mark.parametrize("impl", [softmax_cross_entropy, softmax_cross_entropy_reference])
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,14 @@ PLAIN = {"vocab_size": VOCAB_SIZE, "soft_cap": None, "z_loss": 0.0}
     ],
     ids=str,
 )
-@pytest.mark.parametrize("chunk_tokens", [8, 1000])
-def test_values_and_gradients(change, chunk_tokens):
+@pytest.mark.parametrize(
+    ("impl", "chunk_tokens"),
+    [(softmax_cross_entropy, 8), (softmax_cross_entropy, 1000), (softmax_cross_entropy_reference, 8)],
+)
+def test_values_and_gradients(change, impl, chunk_tokens):
     inputs = make_inputs(37)
     options = PLAIN | change
-    found = run(*inputs, **options, chunk_tokens=chunk_tokens)
+    found = run(*inputs, impl=impl, **options, chunk_tokens=chunk_tokens)
     expected = oracle(*inputs, **options)
     for name, ours, theirs in zip(("total", "nll", "dhidden", "dhead"), found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=name)
@@ -95,24 +99,47 @@ def test_any_batch_and_shape_of_rows(seed):
     np.testing.assert_allclose(found[3], expected[3], atol=1e-5, rtol=1e-5)
 
 
-def test_tokens_of_weight_zero_leave_no_trace():
+@BOTH
+def test_tokens_of_weight_zero_leave_no_trace(impl):
     hidden, head, targets, _ = make_inputs(20)
     weights = jnp.ones(20).at[3].set(0).at[19].set(0)
-    clean = run(hidden, head, targets, weights, **PLAIN, chunk_tokens=8)
+    options = PLAIN | {"impl": impl, "chunk_tokens": 8}
+    clean = run(hidden, head, targets, weights, **options)
     spoilt = hidden.at[3].set(jnp.nan).at[19].set(jnp.inf)
-    found = run(spoilt, head, targets.at[3].set(-1).at[19].set(10_000), weights, **PLAIN, chunk_tokens=8)
+    found = run(spoilt, head, targets.at[3].set(-1).at[19].set(10_000), weights, **options)
     for ours, theirs in zip(found, clean, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not found[2][3].any()
-    nothing = run(hidden, head, targets, jnp.zeros(20), **PLAIN, chunk_tokens=8)
+    nothing = run(hidden, head, targets, jnp.zeros(20), **options)
     assert not any(np.asarray(x).any() for x in nothing)
 
 
+@BOTH
 @pytest.mark.parametrize("target", [-1, VOCAB_SIZE, PADDED_VOCAB_SIZE, 10_000])
-def test_a_target_outside_the_vocabulary_is_an_infinite_loss(target):
+def test_a_target_outside_the_vocabulary_is_an_infinite_loss(target, impl):
     hidden, head, targets, _ = make_inputs(20)
-    total, *_ = run(hidden, head, targets.at[4].set(target), jnp.ones(20), **PLAIN, chunk_tokens=8)
+    total, *_ = run(hidden, head, targets.at[4].set(target), jnp.ones(20), impl=impl, **PLAIN, chunk_tokens=8)
     assert total == np.inf
+
+
+@pytest.mark.parametrize(("spoilt", "soft_cap"), [(np.nan, None), (np.nan, 15.0), (np.inf, None)])
+def test_a_hidden_that_is_not_finite_is_a_loss_that_is_not(spoilt, soft_cap):
+    hidden, head, targets, _ = make_inputs(20)
+    options = PLAIN | {"soft_cap": soft_cap}
+    total, *_ = run(hidden.at[7, 3].set(spoilt), head, targets, jnp.ones(20), **options, chunk_tokens=8)
+    assert not np.isfinite(total)
+
+
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+def test_logits_far_apart_do_not_overflow(soft_cap):
+    hidden, head, targets, weights = make_inputs(37)
+    options = PLAIN | {"soft_cap": soft_cap}
+    # Only the padding rows of the head are large: they must not push the others out of float32's range.
+    for inputs in ((100 * hidden, head), (hidden, head.at[VOCAB_SIZE:].set(1e4))):
+        found = run(*inputs, targets, weights, **options, chunk_tokens=8)
+        expected = oracle(*inputs, targets, weights, **options)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("soft_cap", [None, 15.0])
@@ -152,27 +179,46 @@ def test_three_matrix_products_with_gradients_and_one_without():
     assert compiled.count(" dot(") == 1
 
 
-@pytest.mark.parametrize("soft_cap", [None, 15.0])
-def test_logits_exist_for_a_chunk_only(soft_cap):
-    tokens, width, vocab_size, chunk_tokens = 4096, 16, 4096, 128
+WIDE_VOCAB, CHUNK = 4096, 128
+LOGITS = 4 * CHUNK * WIDE_VOCAB  # bytes of a chunk's
+
+
+def temp_bytes(tokens: int, *, soft_cap, vocab_size=WIDE_VOCAB, impl=softmax_cross_entropy) -> int:
+    """What XLA sets aside for values and gradients, beside arguments and results."""
     abstract = (
-        jax.ShapeDtypeStruct((tokens, width), jnp.float32),
-        jax.ShapeDtypeStruct((vocab_size, width), jnp.float32),
+        jax.ShapeDtypeStruct((tokens, WIDTH), jnp.float32),
+        jax.ShapeDtypeStruct((WIDE_VOCAB, WIDTH), jnp.float32),
         jax.ShapeDtypeStruct((tokens,), jnp.int32),
         jax.ShapeDtypeStruct((tokens,), jnp.float32),
     )
-    options = {
-        "vocab_size": vocab_size - 5,
-        "soft_cap": soft_cap,
-        "z_loss": 1e-4,
-        "chunk_tokens": chunk_tokens,
-    }
-    memory = run.lower(*abstract, **options).compile().memory_analysis()
+    options = {"vocab_size": vocab_size, "soft_cap": soft_cap, "z_loss": 1e-4, "chunk_tokens": CHUNK}
+    memory = run.lower(*abstract, impl=impl, **options).compile().memory_analysis()
     assert memory is not None
-    temp = memory.temp_size_in_bytes
-    gradients = 4 * width * (tokens + 2 * vocab_size)
-    assert temp < 3 * 4 * chunk_tokens * vocab_size + 2 * gradients
-    assert temp < 4 * tokens * vocab_size / 6
+    return memory.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("soft_cap", [None, 15.0])
+def test_memory_does_not_grow_with_tokens_times_vocabulary(soft_cap):
+    growth = temp_bytes(8192, soft_cap=soft_cap) - temp_bytes(2048, soft_cap=soft_cap)
+    assert growth < 8 * 4 * 6144 * WIDTH  # a few arrays like hidden
+    reference = softmax_cross_entropy_reference
+    all_logits = [temp_bytes(tokens, soft_cap=soft_cap, impl=reference) for tokens in (2048, 8192)]
+    assert all_logits[1] - all_logits[0] > 4 * 6144 * WIDE_VOCAB
+
+
+@pytest.mark.parametrize(
+    ("soft_cap", "vocab_size", "buffers"),
+    [
+        (None, WIDE_VOCAB, 1),
+        (15.0, WIDE_VOCAB, 1),
+        (15.0, WIDE_VOCAB - 5, 1),
+        (None, WIDE_VOCAB - 5, 2),  # the mask of the padding columns is an array of its own
+    ],
+)
+def test_logits_exist_for_a_chunk_once(soft_cap, vocab_size, buffers):
+    others = 4 * WIDTH * (4 * WIDE_VOCAB + 4 * 2048)  # the head, hidden and their gradients, some twice
+    assert temp_bytes(2048, soft_cap=soft_cap, vocab_size=vocab_size) < buffers * LOGITS + others
+    assert others < LOGITS
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
@@ -207,3 +253,7 @@ def test_refusals_say_why():
         softmax_cross_entropy(hidden, head, targets, weights, **PLAIN | {"vocab_size": 65}, chunk_tokens=8)
     with pytest.raises(ValueError, match="chunk_tokens is 0"):
         softmax_cross_entropy(hidden, head, targets, weights, **PLAIN, chunk_tokens=0)
+    with pytest.raises(ValueError, match=r"soft_cap is 0\.0; it must be positive, or None"):
+        softmax_cross_entropy(
+            hidden, head, targets, weights, vocab_size=60, soft_cap=0.0, z_loss=0.0, chunk_tokens=8
+        )

@@ -1,12 +1,15 @@
 """The same training on every mesh: losses, gradient norms and parameters after three steps."""
 
 import functools
+import re
 
 import jax
 import numpy as np
 import pytest
-from tiny_training import NETWORK, TRANSFORM, mesh_of, new_state, new_step, ragged_batch
+from samosa_kernels import attention, causal_ranges
+from tiny_training import LOSS, NETWORK, TRANSFORM, mesh_of, new_state, new_step, ragged_batch
 
+from samosa_jax.parallel.sharding import batch_sharding
 from samosa_jax.training.state import TrainState, state_shardings
 from samosa_jax.training.step import put_batch
 
@@ -79,3 +82,23 @@ def test_first_parameters_do_not_depend_on_the_mesh(alone, sharded_state):
     # Training moved them by far more than the tolerance above.
     moved = np.abs(alone[1]["head"] - first["head"]).max() / np.abs(alone[1]["head"]).max()
     assert moved > 100 * PARAM_TOLERANCE
+
+
+def gathers(function, *arguments) -> list[str]:
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    assert text is not None
+    return [line.split("metadata")[0] for line in text.splitlines() if re.search(r"= .*\ball-gather", line)]
+
+
+def test_attention_gathers_nothing():
+    """Queries, keys and values stay where they are, in the forward and in the backward."""
+    mesh = mesh_of(data=8)
+    state = jax.device_put(first_state(), state_shardings(NETWORK.info, TRANSFORM, mesh=mesh))
+    rows = jax.tree.map(lambda array: array[0], put_batch(ragged_batch(), num_microbatches=1, mesh=mesh))
+    with jax.set_mesh(mesh):
+        assert not gathers(jax.grad(lambda params: LOSS(params, rows, None).sum), state.params)
+
+    def attend(q):  # by automatic sharding, which the model keeps its attention from
+        return attention(q, q, q, causal_ranges(*q.shape[:2]), window=None).out
+
+    assert gathers(attend, jax.device_put(np.ones((8, 1024, 8, 64), np.float32), batch_sharding(mesh)))

@@ -1,15 +1,27 @@
 """Attention and cross-entropy for JAX, each kernel beside its reference. Knows only JAX."""
 
-from samosa_kernels.attention import AttentionOutput, attention, resolve_implementation
+from samosa_kernels.attention import (
+    AttentionOutput,
+    KeyRanges,
+    attention,
+    causal_ranges,
+    decode_attention,
+    resolve_implementation,
+    training_problem,
+)
 from samosa_kernels.cross_entropy import CrossEntropy, softmax_cross_entropy
-from samosa_kernels.key_ranges import KeyRanges, causal_ranges
+from samosa_kernels.device import Device, current_device
 
 __all__ = [
     "AttentionOutput",
     "CrossEntropy",
+    "Device",
     "KeyRanges",
     "attention",
     "causal_ranges",
+    "current_device",
+    "decode_attention",
     "resolve_implementation",
     "softmax_cross_entropy",
+    "training_problem",
 ]

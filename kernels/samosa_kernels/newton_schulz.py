@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from samosa_kernels.device import current_device
+
 Coefficients = Sequence[tuple[float, float, float]]
 
 # The same odd quintic at every step: small singular values grow fastest, all end in about 0.7..1.2
@@ -50,7 +52,7 @@ def orthogonalize(x_LMN: jax.Array, *, steps: int = 5, coefficients: Coefficient
             return x_MN
         return _iterate(x_MN, polynomials)
 
-    return jax.lax.map(one, x_LMN) if jax.default_backend() == "cpu" else jax.vmap(one)(x_LMN)
+    return jax.lax.map(one, x_LMN) if current_device().platform == "cpu" else jax.vmap(one)(x_LMN)
 
 
 def uses_gram(rows: int, columns: int, steps: int) -> bool:

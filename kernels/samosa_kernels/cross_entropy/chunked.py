@@ -1,9 +1,13 @@
-"""Softmax cross-entropy of a linear head, a chunk of tokens at a time, so that not all logits exist at once.
+"""Cross-entropy a chunk of tokens at a time, so that not all logits exist at once.
 
 The gradients are made in the forward pass, while the logits of a chunk are at hand (Liger Kernel,
 arXiv:2410.10989): three matrix products in all, against four if the backward recomputed the logits, and a
 backward that only scales by its scalar cotangent. Nothing of size tokens x V is kept between chunks, which is
 the end that Cut Cross-Entropy (arXiv:2411.09009) reaches by recomputing.
+
+The passes over a chunk's logits are written so that XLA keeps one buffer of them, which the gradient at last
+overwrites. It copies a cheap operation on a buffer (a mask, the cap's factor) into every reader, and its
+library of reductions on CPUs, which reads arrays alone, then makes it an array of its own beside the buffer.
 """
 
 from typing import NamedTuple
@@ -15,12 +19,7 @@ from jax import lax
 from samosa_kernels.products import product_float32
 from samosa_kernels.varying import varying_like
 
-
-class CrossEntropy(NamedTuple):
-    """Sums over tokens, float32 scalars."""
-
-    total: jax.Array  # sum of weight * (nll + z_loss * logsumexp^2): the one to differentiate
-    nll: jax.Array  # sum of weight * nll, for reading: no gradient flows through it
+Sums = tuple[jax.Array, jax.Array]  # over tokens: the loss with its z-loss, and without
 
 
 class _Options(NamedTuple):
@@ -32,92 +31,80 @@ class _Options(NamedTuple):
     chunk_tokens: int
 
 
-def softmax_cross_entropy(
-    hidden: jax.Array,
+def cross_entropy_chunked(
+    hidden_ND: jax.Array,
     head_VD: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
     *,
     vocab_size: int,
     soft_cap: float | None,
     z_loss: float,
     chunk_tokens: int,
-) -> CrossEntropy:
-    """Weighted sums of -log softmax(cap * tanh(hidden @ head^T / cap))[target] over vocab_size columns.
-
-    hidden is (..., D), targets (integers) and weights have its leading shape. The logits are computed in the
-    dtype of hidden with float32 accumulation; softmax, loss and the head's gradient are float32. A token of
-    weight 0 contributes exactly 0 to values and gradients, whatever its hidden and target are; elsewhere a
-    target outside 0..vocab_size-1 makes the loss infinite rather than quietly wrong. Gradients flow to hidden
-    and head_VD, from `total` only; without differentiation none are computed.
-
-    At most chunk_tokens rows of logits exist at the same time; chunks are of equal size, at most one padding
-    row each. Knows no mesh: inside jax.shard_map it works on the rows of its device, and so do its sums.
-    Raises ValueError on shapes that do not fit together.
-    """
-    *leading, D = hidden.shape
-    V = head_VD.shape[0]
-    if head_VD.shape != (V, D) or targets.shape != tuple(leading) or weights.shape != tuple(leading):
-        raise ValueError(
-            f"hidden {hidden.shape}, head_VD {head_VD.shape}, targets {targets.shape} and weights "
-            f"{weights.shape} do not fit: expected (..., D), (V, D), (...) and (...)"
-        )
-    if not 1 <= vocab_size <= V:
-        raise ValueError(f"vocab_size is {vocab_size}; it must lie in 1..{V}, the rows of head_VD")
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens is {chunk_tokens}; it must be at least 1")
-    weights_N = weights.reshape(-1).astype(jnp.float32)
-    counts_N = weights_N != 0
+) -> Sums:
+    """total and nll of softmax_cross_entropy for N tokens in a row; gradients flow from total only."""
+    weights_N = weights_N.astype(jnp.float32)
     # Out-of-range targets become V, which no column matches; so do those of rows that do not count.
-    targets_N = targets.reshape(-1)
     in_range = (targets_N >= 0) & (targets_N < vocab_size)
-    targets_N = jnp.where(in_range, targets_N, V).astype(jnp.int32)
+    targets_N = jnp.where(in_range, targets_N, head_VD.shape[0]).astype(jnp.int32)
     # A hidden of a row that does not count may be anything, even NaN, which 0 * NaN would spread.
-    hidden_ND = jnp.where(counts_N[:, None], hidden.reshape(-1, D), 0)
-    total, nll = _cross_entropy(
+    hidden_ND = jnp.where((weights_N != 0)[:, None], hidden_ND, 0)
+    return _cross_entropy(
         hidden_ND,
         varying_like(head_VD, hidden_ND),
         varying_like(targets_N, hidden_ND),
         varying_like(weights_N, hidden_ND),
         _Options(vocab_size, soft_cap, z_loss, chunk_tokens),
     )
-    return CrossEntropy(total=total, nll=lax.stop_gradient(nll))
 
 
 def _logits_and_losses(
     hidden_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array, weights_C: jax.Array, options: _Options
-) -> tuple[jax.Array, jax.Array, CrossEntropy]:
-    """Capped logits (C, V), their log-sum-exp (C,), and the chunk's sums."""
-    V = head_VD.shape[0]
+) -> tuple[jax.Array, jax.Array, Sums]:
+    """Logits (C, V) in units of the cap, if there is one, their log-sum-exp (C,), and the chunk's sums."""
+    V, cap = head_VD.shape[0], options.soft_cap
     logits_CV = product_float32(hidden_CD, head_VD, contract=(1, 1))
-    if options.soft_cap is not None:
-        logits_CV = options.soft_cap * jnp.tanh(logits_CV * (1 / options.soft_cap))
+    if cap is not None:
+        logits_CV = jnp.tanh(logits_CV * (1 / cap))
     if options.vocab_size < V:
-        logits_CV = jnp.where(jnp.arange(V) < options.vocab_size, logits_CV, -jnp.inf)
-    lse_C = jax.nn.logsumexp(logits_CV, axis=-1)
+        nothing = jnp.full((logits_CV.shape[0], V - options.vocab_size), -jnp.inf)
+        logits_CV = lax.dynamic_update_slice(logits_CV, nothing, (0, options.vocab_size))
+    lse_C = _logsumexp(logits_CV, cap)
     # Computed anew rather than read from logits_CV, which the gradient then overwrites in place.
     target_head_CD = head_VD.at[targets_C].get(mode="fill", fill_value=0).astype(jnp.float32)
     target_logit_C = jnp.sum(hidden_CD.astype(jnp.float32) * target_head_CD, axis=-1)
-    if options.soft_cap is not None:
-        target_logit_C = options.soft_cap * jnp.tanh(target_logit_C * (1 / options.soft_cap))
+    if cap is not None:
+        target_logit_C = cap * jnp.tanh(target_logit_C * (1 / cap))
     target_logit_C = jnp.where(targets_C < options.vocab_size, target_logit_C, -jnp.inf)
     nll = jnp.sum(jnp.where(weights_C != 0, weights_C * (lse_C - target_logit_C), 0.0))
     total = nll + options.z_loss * jnp.sum(weights_C * lse_C**2)
-    return logits_CV, lse_C, CrossEntropy(total=total, nll=nll)
+    return logits_CV, lse_C, (total, nll)
+
+
+def _logsumexp(logits_CV: jax.Array, cap: float | None) -> jax.Array:
+    """log(sum(exp(cap * logits))) of every row; NaN where its highest logit is not finite."""
+    highest_C = jnp.max(logits_CV, axis=-1)
+    below_CV = logits_CV - highest_C[:, None]
+    if cap is None:
+        return highest_C + jnp.log(jnp.sum(jnp.exp(below_CV), axis=-1))
+    # A factor for each row, not a constant, which would be spread out as a second (C, V) array.
+    cap_C = jnp.where(jnp.isfinite(highest_C), cap, jnp.nan)
+    return cap * highest_C + jnp.log(jnp.sum(jnp.exp(below_CV * cap_C[:, None]), axis=-1))
 
 
 def _chunk_gradients(
     hidden_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array, weights_C: jax.Array, options: _Options
-) -> tuple[CrossEntropy, jax.Array, jax.Array]:
+) -> tuple[Sums, jax.Array, jax.Array]:
     """The chunk's sums, the gradient of its total in hidden (C, D), and in the transposed head (D, V)."""
     logits_CV, lse_C, sums = _logits_and_losses(hidden_CD, head_VD, targets_C, weights_C, options)
-    probs_CV = jnp.exp(logits_CV - lse_C[:, None])
+    cap = 1.0 if options.soft_cap is None else options.soft_cap
+    probs_CV = jnp.exp(cap * logits_CV - lse_C[:, None])
     if options.z_loss:
         probs_CV *= (1 + 2 * options.z_loss * lse_C)[:, None]
     # A comparison fuses into the pass over the logits; a scatter would cost a copy of them.
     dlogits_CV = probs_CV - (jnp.arange(head_VD.shape[0]) == targets_C[:, None])
     if options.soft_cap is not None:
-        slope_CV = 1 - (logits_CV * (1 / options.soft_cap)) ** 2
+        slope_CV = 1 - logits_CV**2
         dlogits_CV *= jnp.where(jnp.isfinite(slope_CV), slope_CV, 0.0)  # padding columns are at -inf
     dlogits_CV = (dlogits_CV * weights_C[:, None]).astype(hidden_CD.dtype)
     dhidden_CD = product_float32(dlogits_CV, head_VD, contract=(1, 0))
@@ -137,7 +124,7 @@ def _in_chunks(array: jax.Array, chunk_tokens: int) -> jax.Array:
 
 def _sums_without_gradients(
     hidden_ND: jax.Array, head_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, options: _Options
-) -> CrossEntropy:
+) -> Sums:
     head_VD = head_VD.astype(hidden_ND.dtype)
     chunks = tuple(_in_chunks(array, options.chunk_tokens) for array in (hidden_ND, targets_N, weights_N))
 
@@ -150,7 +137,7 @@ def _sums_without_gradients(
 
 def _cross_entropy_forward(
     hidden_ND: jax.Array, head_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, options: _Options
-) -> tuple[CrossEntropy, tuple[jax.Array, jax.Array]]:
+) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
     compute_head_VD = head_VD.astype(hidden_ND.dtype)
 
     def add_chunk(dhead_DV, chunk):
@@ -168,9 +155,9 @@ def _cross_entropy_forward(
 
 
 def _cross_entropy_backward(
-    options: _Options, gradients: tuple[jax.Array, jax.Array], cotangents: CrossEntropy
+    options: _Options, gradients: tuple[jax.Array, jax.Array], cotangents: Sums
 ) -> tuple[jax.Array, jax.Array, None, None]:
-    scale = cotangents.total
+    scale, _ = cotangents
     dhidden_ND, dhead_VD = ((gradient * scale).astype(gradient.dtype) for gradient in gradients)
     return dhidden_ND, dhead_VD, None, None
 

@@ -17,15 +17,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from samosa_kernels.key_ranges import KeyRanges, effective_ranges
+from samosa_kernels.attention.problem import Problem
+from samosa_kernels.attention.ranges import KeyRanges, MaskShape
+from samosa_kernels.attention.tiles import pad_length, pad_queries
+from samosa_kernels.device import current_device
 from samosa_kernels.products import product_float32
 from samosa_kernels.varying import varying_like
 
-MAX_BLOCK = (
-    128  # queries; larger blocks compute more that is masked, smaller ones run at half the matmul rate
-)
+MAX_BLOCK = 128  # queries; larger blocks compute more that is masked, smaller ones multiply at half the rate
 MIN_BLOCK = 64
-SCORE_BYTES = 8 * 2**20  # what a block's float32 scores should fit in: a share of the last-level cache
+CPU_SCORE_BYTES = 8 * 2**20  # what a block's float32 scores should fit in: a share of the last-level cache
+ACCELERATOR_SCORE_BYTES = 512 * 2**20  # no cache to stay in, and many rows at once to be busy with
 MAX_SEGMENTS = 8  # code size: a segment is unrolled, the blocks inside it are a loop
 
 
@@ -44,47 +46,61 @@ class _Tiling(NamedTuple):
     num_blocks: int
     segments: tuple[_Segment, ...]
     rows: int  # of the batch, worked on together
+    causal: bool  # a block reads the keys that end with its last query, else all
 
 
-def _make_tiling(batch: int, length: int, num_heads: int, window: int | None) -> _Tiling:
-    fits = SCORE_BYTES // (4 * num_heads * min(length, (window or length) + MAX_BLOCK))
+def _make_tiling(batch: int, num_queries: int, num_keys: int, num_heads: int, mask: MaskShape) -> _Tiling:
+    widest = num_keys if mask.window is None else min(num_keys, mask.window + MAX_BLOCK)
+    score_bytes = CPU_SCORE_BYTES if current_device().platform == "cpu" else ACCELERATOR_SCORE_BYTES
+    fits = score_bytes // (4 * num_heads * widest)
     block = max(MIN_BLOCK, min(MAX_BLOCK, fits // 64 * 64))
-    num_blocks = -(-length // block)
-    block = -(-length // num_blocks)  # even blocks waste the fewest padding rows
+    num_blocks = -(-num_queries // block)
+    block = -(-num_queries // num_blocks)  # even blocks waste the fewest padding rows
     if num_blocks > 1:
         block = -(-block // 16) * 16
-        num_blocks = -(-length // block)
-    per_segment = -(-num_blocks // MAX_SEGMENTS)
-    segments = []
-    for first in range(0, num_blocks, per_segment):
-        count = min(per_segment, num_blocks - first)
-        num_keys = (first + count) * block
-        if window is not None:
-            num_keys = min(num_keys, block + window - 1)
-        segments.append(_Segment(first, count, num_keys))
+        num_blocks = -(-num_queries // block)
+    segments = [_Segment(0, num_blocks, num_keys)]
+    if mask.causal:
+        per_segment = -(-num_blocks // MAX_SEGMENTS)
+        segments = []
+        for first in range(0, num_blocks, per_segment):
+            count = min(per_segment, num_blocks - first)
+            keys = (first + count) * block
+            if mask.window is not None:
+                keys = min(keys, block + mask.window - 1)
+            segments.append(_Segment(first, count, keys))
     # Short rows are taken several at a time, or the overhead of every operation would outweigh its work.
-    widest = max(1, SCORE_BYTES // 4 // (4 * num_heads * block * segments[-1].num_keys))
-    rows = max(divisor for divisor in range(1, batch + 1) if batch % divisor == 0 and divisor <= widest)
-    return _Tiling(block, num_blocks, tuple(segments), rows)
+    most = max(1, score_bytes // 4 // (4 * num_heads * block * segments[-1].num_keys))
+    rows = max(divisor for divisor in range(1, batch + 1) if batch % divisor == 0 and divisor <= most)
+    return _Tiling(block, num_blocks, tuple(segments), rows, mask.causal)
+
+
+def refusal(problem: Problem) -> str | None:
+    return "it is no Pallas kernel: there is nothing to interpret" if problem.interpret else None
 
 
 def attention_chunked(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, ranges: KeyRanges, *, window: int | None
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    ranges: KeyRanges,
+    *,
+    mask: MaskShape,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """softmax(q k^T / sqrt(H)) v over the keys in range, in O(T * block) memory.
 
     Returns out (B, T, N, H) in the dtype of q and the log-sum-exp of the scores, float32 (B, T, N).
     Softmax in float32; the products take the inputs' dtype and accumulate in float32.
     """
+    del interpret  # refused
     B, T, N, _ = q_BTNH.shape
-    lo, hi = effective_ranges(ranges, window)
-    tiling = _make_tiling(B, T, N, None if window is None or window >= T else window)
-    padding = tiling.num_blocks * tiling.block - T
-
-    def pad(array):
-        return jnp.pad(array, [(0, 0), (0, padding)] + [(0, 0)] * (array.ndim - 2)) if padding else array
-
-    out, lse = _attention(pad(q_BTNH), pad(k_BSKH), pad(v_BSKH), pad(lo), pad(hi), tiling)
+    tiling = _make_tiling(B, T, k_BSKH.shape[1], N, mask)
+    block = tiling.block
+    if mask.causal:
+        k_BSKH, v_BSKH = pad_length(k_BSKH, block), pad_length(v_BSKH, block)
+    lo_BT, hi_BT = pad_queries(ranges, block)
+    out, lse = _attention(pad_length(q_BTNH, block), k_BSKH, v_BSKH, lo_BT, hi_BT, tiling)
     return out[:, :T], lse[:, :T]
 
 
@@ -105,11 +121,13 @@ def _heads_last(x_KQH: jax.Array, length: int) -> jax.Array:
     return x_KQH.reshape(K, length, -1, H).swapaxes(0, 1).reshape(length, -1, H)
 
 
-def _keys_start(first_query: jax.Array | int, block: int, num_keys: int) -> jax.Array | int:
-    """First of the num_keys keys that end with the block's last query."""
+def _keys_start(first_query: jax.Array | int, num_keys: int, tiling: _Tiling) -> jax.Array | int:
+    """First of the num_keys keys that a block reads: they end with its last query, unless it reads all."""
+    if not tiling.causal:
+        return 0
     if isinstance(first_query, int):
-        return max(0, first_query + block - num_keys)
-    return jnp.maximum(0, first_query + block - num_keys)
+        return max(0, first_query + tiling.block - num_keys)
+    return jnp.maximum(0, first_query + tiling.block - num_keys)
 
 
 def _for_blocks(body, carry, tiling: _Tiling):
@@ -143,7 +161,7 @@ def _row_forward(q_TNH, k_SKH, v_SKH, lo_T, hi_T, tiling: _Tiling) -> tuple[jax.
     num_rows = tiling.block * G
 
     def block(carry, first_query, num_keys):
-        start = _keys_start(first_query, tiling.block, num_keys)
+        start = _keys_start(first_query, num_keys, tiling)
         q, lo, hi = (
             lax.dynamic_slice_in_dim(x, first_query * G, num_rows, axis)
             for x, axis in ((q_KQH, 1), (lo_Q, 0), (hi_Q, 0))
@@ -172,7 +190,7 @@ def _row_backward(
     operands, where the other order makes XLA's CPU matmul half as fast.
     """
     T, N, H = q_TNH.shape
-    K = k_SKH.shape[1]
+    S, K = k_SKH.shape[:2]
     G = N // K
     scale = 1 / math.sqrt(H)
     q_KQH, dout_KQH = _heads_first(q_TNH * scale, K), _heads_first(dout_TNH, K)
@@ -186,7 +204,7 @@ def _row_backward(
 
     def block(carry, first_query, num_keys):
         dk_KSH, dv_KSH = carry
-        start = _keys_start(first_query, tiling.block, num_keys)
+        start = _keys_start(first_query, num_keys, tiling)
         q, dout, delta, lse, lo, hi = (
             lax.dynamic_slice_in_dim(x, first_query * G, num_rows, axis)
             for x, axis in ((q_KQH, 1), (dout_KQH, 1), (delta_KQ, 1), (lse_KQ, 1), (lo_Q, 0), (hi_Q, 0))
@@ -208,7 +226,7 @@ def _row_backward(
 
     zeros = varying_like(jnp.zeros(k_KSH.shape, jnp.float32), k_KSH)
     (dk_KSH, dv_KSH), dq_KQH = _for_blocks(block, (zeros, zeros), tiling)
-    gradients = (_heads_last(x, T) for x in (dq_KQH, dk_KSH, dv_KSH))
+    gradients = (_heads_last(dq_KQH, T), _heads_last(dk_KSH, S), _heads_last(dv_KSH, S))
     dq, dk, dv = (g.astype(x.dtype) for g, x in zip(gradients, (q_TNH, k_SKH, v_SKH), strict=True))
     return dq, dk, dv
 

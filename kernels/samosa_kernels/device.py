@@ -1,0 +1,97 @@
+"""Which device a computation is traced for, the one here or one only compiled for, and what it could do."""
+
+import re
+from typing import NamedTuple
+
+import jax
+
+
+class Device(NamedTuple):
+    """What choosing a kernel depends on."""
+
+    platform: str  # cpu, gpu, tpu
+    kind: str  # as jax.Device.device_kind: "NVIDIA H100 80GB HBM3"
+
+    @property
+    def is_hopper(self) -> bool:
+        """Whether it runs code for sm_90a: TMA, wgmma."""
+        return self.platform == "gpu" and any(name in self.kind for name in ("H100", "H200", "H800", "H20"))
+
+    @property
+    def is_nvidia(self) -> bool:
+        return self.platform == "gpu" and not any(
+            name in self.kind for name in ("AMD", "MI2", "MI3", "Radeon")
+        )
+
+
+class Peaks(NamedTuple):
+    """The most that a device can do, as its maker states it, at the maker's clock and power."""
+
+    matmul: dict[str, float]  # operations a second (an addition counts as one), dense, by operand dtype
+    bandwidth: float  # bytes a second, from and to device memory
+
+
+def _tensor_cores(half: float, tf32: float) -> dict[str, float]:
+    """Half-precision operands with float32 accumulation; float32 ones are rounded to TF32, XLA's default."""
+    return {"bfloat16": half, "float16": half, "float32": tf32}
+
+
+# The first pattern that matches words of the device kind counts, so special ones come before general ones.
+# NVIDIA's data sheets give most rates with structured sparsity; the dense ones here are half of that.
+PEAKS: tuple[tuple[str, Peaks], ...] = (
+    # https://www.nvidia.com/en-us/data-center/grace-hopper-superchip: 96 GB HBM3, 144 GB HBM3e
+    ("GH200 144G", Peaks(_tensor_cores(989e12, 494e12), 4.9e12)),
+    ("GH200", Peaks(_tensor_cores(989e12, 494e12), 4.0e12)),
+    # https://www.nvidia.com/en-us/data-center/h200: SXM, NVL
+    ("H200 NVL", Peaks(_tensor_cores(835e12, 417e12), 4.8e12)),
+    ("H200", Peaks(_tensor_cores(989e12, 494e12), 4.8e12)),
+    # https://www.nvidia.com/en-us/data-center/h100, and the data sheet of the PCIe card: SXM, NVL, PCIe
+    ("H100 NVL", Peaks(_tensor_cores(835e12, 417e12), 3.9e12)),
+    ("H100 PCIe", Peaks(_tensor_cores(756e12, 378e12), 2.0e12)),
+    ("H100", Peaks(_tensor_cores(989e12, 494e12), 3.35e12)),
+    # https://www.nvidia.com/en-us/data-center/dgx-b200, a system of eight
+    ("B200", Peaks(_tensor_cores(2250e12, 1125e12), 8.0e12)),
+    # https://www.nvidia.com/en-us/data-center/a100
+    ("A100-SXM4-80GB", Peaks(_tensor_cores(312e12, 156e12), 2.039e12)),
+    ("A100 80GB PCIe", Peaks(_tensor_cores(312e12, 156e12), 1.935e12)),
+    ("A100", Peaks(_tensor_cores(312e12, 156e12), 1.555e12)),
+    # https://www.nvidia.com/en-us/data-center/l40s and /l4
+    ("L40S", Peaks(_tensor_cores(362e12, 183e12), 864e9)),
+    ("L4", Peaks(_tensor_cores(121e12, 60e12), 300e9)),
+    # The appendices of NVIDIA's Ada (2.01) and GA102 (2.1) architecture white papers, float32 accumulation.
+    ("RTX 4090", Peaks(_tensor_cores(165.2e12, 82.6e12), 1.008e12)),
+    ("RTX 3090", Peaks(_tensor_cores(71e12, 35.6e12), 936e9)),
+    # https://cloud.google.com/tpu/docs, system architecture, one chip
+    ("TPU v6 lite", Peaks({"bfloat16": 918e12}, 1.638e12)),
+    ("TPU v5 lite", Peaks({"bfloat16": 197e12}, 819e9)),
+    ("TPU v5p?", Peaks({"bfloat16": 459e12}, 2.765e12)),
+)
+
+
+def current_device() -> Device:
+    """The device of the ambient mesh (`jax.set_mesh`), which may exist only on paper; else the first here."""
+    mesh = jax.sharding.get_abstract_mesh()
+    on_paper = None if mesh.empty else mesh.abstract_device
+    if on_paper is not None:
+        return Device(platform=on_paper.platform or "gpu", kind=on_paper.device_kind)
+    device = jax.devices()[0]
+    return Device(platform=device.platform, kind=device.device_kind)
+
+
+def peak_flops(device: Device, dtype: str) -> float | None:
+    """Operations a second of dense matrix products with operands of that dtype; None where it is unknown.
+
+    "float32" is the rate of TF32, which XLA's default precision rounds float32 operands to on a GPU.
+    """
+    peaks = _peaks(device)
+    return None if peaks is None else peaks.matmul.get(dtype)
+
+
+def peak_bandwidth(device: Device) -> float | None:
+    """Bytes a second between the device and its memory; None where it is unknown."""
+    peaks = _peaks(device)
+    return None if peaks is None else peaks.bandwidth
+
+
+def _peaks(device: Device) -> Peaks | None:
+    return next((peaks for words, peaks in PEAKS if re.search(rf"\b{words}\b", device.kind)), None)

@@ -1,0 +1,111 @@
+"""Every knob, as frozen typed dataclasses. Imports neither JAX nor anything slow.
+
+A configuration is one `Config`. Each class checks its own ranges in `__post_init__`; `Config` checks
+what no single part can know. What is wrong raises `ConfigError` in one line that names the key.
+Lengths are in tokens unless a name says `_bytes`, `_ms` or `_steps`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from samosa_jax.config.checks import require, require_at_least
+from samosa_jax.config.data import DataConfig, SourceConfig
+from samosa_jax.config.model import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelConfig
+from samosa_jax.config.optimization import GroupConfig, LossConfig, OptimizerConfig, ScheduleConfig
+from samosa_jax.config.running import (
+    CheckpointConfig,
+    EvalConfig,
+    LogConfig,
+    MeshConfig,
+    SampleConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "SMEAR_GATE_CHANNELS",
+    "VALUE_GATE_CHANNELS",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "GroupConfig",
+    "LogConfig",
+    "LossConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "SampleConfig",
+    "ScheduleConfig",
+    "SourceConfig",
+    "TrainConfig",
+    "require",
+    "require_at_least",
+    "to_dict",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run. `runs/NAME/config.yaml` holds it resolved."""
+
+    name: str = "base"
+    out_dir: str = "runs"
+    seed: int = 0
+    stage: Literal["pretrain"] = "pretrain"
+    tokenizer: str = ""  # a folder written by `train_tokenizer`; empty: the one the data was prepared with
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            self.name not in ("", ".", "..") and "/" not in self.name,
+            f"name is {self.name!r}; it names a folder, without a slash",
+        )
+        require(
+            self.train.batch_tokens % self.model.context_len == 0,
+            f"train.batch_tokens is {self.train.batch_tokens}, not a multiple of "
+            f"model.context_len ({self.model.context_len})",
+        )
+        require_at_least(0, self, "", "seed")
+        require(
+            self.schedule.warmup_steps < self.train.num_steps,
+            f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has "
+            f"{self.train.num_steps} steps (train.num_steps); warm up for fewer",
+        )
+        decay_steps = self.schedule.decay_frac * self.train.num_steps if self.schedule.kind == "wsd" else 0
+        require(
+            self.schedule.warmup_steps + decay_steps <= self.train.num_steps,
+            f"schedule.warmup_steps ({self.schedule.warmup_steps}) and schedule.decay_frac "
+            f"({self.schedule.decay_frac}, {decay_steps:.0f} steps) overlap in a run of "
+            f"{self.train.num_steps} steps (train.num_steps); lower one of them",
+        )
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows per optimizer step over all devices."""
+        return self.train.batch_tokens // self.model.context_len
+
+
+def to_dict(config: object) -> dict[str, object]:
+    """Any of the dataclasses above as plain nested dicts and lists, ready for YAML or JSON."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"not a configuration object: {config!r}")
+    return {spec.name: _plain(getattr(config, spec.name)) for spec in dataclasses.fields(config)}
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value

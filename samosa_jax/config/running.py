@@ -1,0 +1,92 @@
+"""How long a run is and where it lives; how it is evaluated, sampled from, saved and shown."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from samosa_jax.config.checks import require, require_at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices per mesh axis; -1 takes what the others leave."""
+
+    data: int = -1  # copies of the parameters, each on its own rows
+    fsdp: int = 1  # rows too, with parameters sharded
+    tensor: int = 1  # heads, feed-forward width and vocabulary
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        require(
+            all(size >= 1 or size == -1 for size in sizes) and sizes.count(-1) <= 1,
+            f"mesh is data={self.data} fsdp={self.fsdp} tensor={self.tensor}; "
+            "each must be at least 1, and at most one may be -1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, in which batches, in which precision."""
+
+    num_steps: int = 1_000  # set by the dial unless horizon is "steps"
+    horizon: Literal["steps", "tokens", "ratio", "chinchilla", "flops"] = "steps"
+    horizon_value: float = 0.0  # tokens, tokens per scaling parameter, or FLOPs; unused by the others
+    batch_tokens: int = 16_384  # tokens per optimizer step over all devices
+    device_batch_size: int = 16  # rows per device in one forward pass; the rest is accumulated
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on accelerators
+    max_bad_steps: int = 5  # non-finite steps in a row before the run stops
+
+    def __post_init__(self) -> None:
+        require_at_least(1, self, "train", "num_steps batch_tokens device_batch_size max_bad_steps")
+        require(
+            0 < self.horizon_value < math.inf or self.horizon in ("steps", "chinchilla"),
+            f"train.horizon is {self.horizon} and needs train.horizon_value above 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Validation bits per byte, on the validation documents of every source."""
+
+    every_steps: int = 250  # 0: only at the end
+    max_tokens: int = 500_000  # 0: all of them
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "eval", "every_steps max_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    every_steps: int = 250  # 0: only at the end
+    prompts: tuple[str, ...] = ("Once upon a time", "The president said")
+    max_tokens: int = 64
+    temperature: float = 0.8  # 0: greedy
+    top_k: int = 50  # 0: all tokens
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "sample", "every_steps max_tokens temperature top_k")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    every_steps: int = 250  # 0: only at the end and when told to stop
+    keep_last: int = 2
+    milestone_steps: int = 0  # keep every multiple of it for ever; 0: none
+    resume: Literal["auto", "never", "must"] = "auto"  # auto: go on from the newest good checkpoint
+
+    def __post_init__(self) -> None:
+        require_at_least(1, self, "checkpoint", "keep_last")
+        require_at_least(0, self, "checkpoint", "every_steps milestone_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    every_steps: int = 10  # lines on the terminal; metrics.jsonl has every step
+    display: Literal["auto", "live", "plain"] = "auto"  # live needs a terminal
+    tensorboard: bool = False
+    wandb_project: str | None = None
+    cost_per_hour: float = 0.0  # of the whole machine, for the summary
+
+    def __post_init__(self) -> None:
+        require_at_least(1, self, "log", "every_steps")
+        require_at_least(0, self, "log", "cost_per_hour")
