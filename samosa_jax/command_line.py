@@ -53,13 +53,22 @@ class ParsedConfig:
     explain: bool
 
 
-def parse_config(argv: Sequence[str], *, description: str = "Train a model.") -> ParsedConfig:
-    """Resolves files, flags and the dial. --help and --print_config print and exit. Raises ConfigError."""
+def parse_config(
+    argv: Sequence[str],
+    *,
+    description: str = "Train a model.",
+    inherit: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: {},
+) -> ParsedConfig:
+    """Resolves files, flags and the dial. --help and --print_config print and exit. Raises ConfigError.
+
+    `inherit` gives further defaults by dotted key, for the values that were given; they stand below these.
+    """
     reading = _read(
         argv, Config, description=description, flags=CONFIG_FLAGS, shorthands=CONFIG_SHORTHANDS, positional=()
     )
     given = reading.given()
-    config = reading.build(defaults=dial.derive(given))
+    inherited = inherit(given)
+    config = reading.build(defaults={**inherited, **dial.derive({**inherited, **given})})
     dial.check_horizon(config)
     if "print_config" in reading.flags:
         print(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), end="")

@@ -228,6 +228,11 @@ def derive(given: Values) -> dict[str, Any]:
     if values["model.depth"] is not None and not {"train.horizon", "train.num_steps"} & given.keys():
         values["train.horizon"] = derived["train.horizon"] = "chinchilla"
     TrainConfig(**_section(values, "train"))  # its own checks, before its values are divided by
+    require(
+        values["model.depth"] is None or values["train.horizon"] != "epochs",
+        "train.horizon is epochs, which the data measures, so that model.depth cannot derive batch and "
+        "rates; leave model.depth unset and give them, or take them over with init_from",
+    )
     for rule in rules_for(depth=values["model.depth"], horizon=values["train.horizon"]):
         if rule.key not in given:
             values[rule.key] = derived[rule.key] = rule.value(values)
@@ -237,12 +242,12 @@ def derive(given: Values) -> dict[str, Any]:
 def rules_for(*, depth: int | None, horizon: str) -> tuple[Rule, ...]:
     """The rules at work. Without depth only the horizon derives anything: the steps."""
     rules = SHAPE_RULES + TRAINING_RULES if depth is not None else (STEPS_RULE,)
-    return tuple(rule for rule in rules if rule is not STEPS_RULE or horizon != "steps")
+    return tuple(rule for rule in rules if rule is not STEPS_RULE or horizon not in ("steps", "epochs"))
 
 
 def check_horizon(config: Config) -> None:
     """Raises ConfigError if num_steps was set to something other than what the horizon says."""
-    if config.train.horizon == "steps":
+    if config.train.horizon in ("steps", "epochs"):
         return
     wanted = _num_steps(values_of(config))
     require(

@@ -1,9 +1,13 @@
-"""Turns text into immutable token shards that training reads, and looks into what it made.
+"""Turns text and conversations into immutable token shards that training reads, and looks into them.
 
     python -m samosa_jax.prepare --input news.jsonl.gz more/ --tokenizer data/tok --out data/news
     python -m samosa_jax.prepare --config configs/data/fineweb_edu.yaml --tokenizer data/tok --out data/edu
     python -m samosa_jax.prepare verify data/news
     python -m samosa_jax.prepare inspect --config configs/wikinews.yaml --step 7
+    python -m samosa_jax.prepare chat dolly.json.gz --tokenizer data/tok --out data/dolly
+    python -m samosa_jax.prepare show dolly.json.gz --row 7 --tokenizer data/tok
+    python -m samosa_jax.prepare synth arithmetic --count 1000 --out arithmetic.jsonl
+    python -m samosa_jax.prepare filter dolly.json.gz --out clean.jsonl
 
 An interrupted preparation goes on when the same command is run again.
 """
@@ -13,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -20,7 +25,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from samosa_jax import filter_conversations, prepare_chat, show_conversation, synthesize
 from samosa_jax.command_line import parse_config, parse_dataclass, run
+from samosa_jax.data.chat.opening import open_epoch_pipeline
 from samosa_jax.data.filters import FilterOptions
 from samosa_jax.data.holdout import ValidationRule
 from samosa_jax.data.pipeline import StepDescription, TrainPipeline
@@ -104,13 +111,11 @@ class InspectFlags:
 
 
 def main(argv: list[str]) -> None:
-    match argv[:1]:
-        case ["verify"]:
-            _verify(argv[1:])
-        case ["inspect"]:
-            _inspect(argv[1:])
-        case _:
-            _prepare(argv)
+    command = SUBCOMMANDS.get(argv[0]) if argv else None
+    if command is None:
+        _prepare(argv)
+    else:
+        command(argv[1:])
 
 
 def parse_flags(argv: list[str]) -> PrepareFlags:
@@ -118,7 +123,7 @@ def parse_flags(argv: list[str]) -> PrepareFlags:
     return parse_dataclass(
         argv,
         PrepareFlags,
-        description="Turn text into shards. Also: prepare verify DIR, prepare inspect --step N --config=C.",
+        description=f"Turn text into shards. Also: prepare {', '.join(SUBCOMMANDS)}, each with its --help.",
     )
 
 
@@ -231,13 +236,24 @@ def _inspect(argv: list[str]) -> None:
     config = parse_config(
         rest, description="Show the documents of a training step (--step N, --rows N)."
     ).config
-    pipeline = TrainPipeline(
-        config.data.sources,
-        batch_rows=config.batch_rows,
-        context_len=config.model.context_len,
-        seed=config.seed,
-        document_masking=config.data.document_masking,
-    )
+    reading: dict[str, Any] = {
+        "batch_rows": config.batch_rows,
+        "context_len": config.model.context_len,
+        "seed": config.seed,
+    }
+    if config.content == "text":
+        pipeline = TrainPipeline(
+            config.data.sources, document_masking=config.data.document_masking, **reading
+        )
+    else:
+        pipeline = open_epoch_pipeline(
+            config.data.sources,
+            content=config.content,
+            curriculum=config.chat.curriculum_for(config.stage),
+            num_steps=config.train.num_steps,
+            too_long=config.chat.too_long,
+            **reading,
+        )
     tokenizer = Tokenizer.load(ShardSet.open(config.data.sources[0].path).tokenizer_dir)
     _print_step(Console(), pipeline.describe(flags.step), max_rows=flags.rows, decode=tokenizer.decode)
 
@@ -285,6 +301,15 @@ def _print_step(
         soft_wrap=True,
     )
 
+
+SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "verify": _verify,
+    "inspect": _inspect,
+    "chat": prepare_chat.main,
+    "show": show_conversation.main,
+    "synth": synthesize.main,
+    "filter": filter_conversations.main,
+}
 
 if __name__ == "__main__":
     run(main, sys.argv[1:])

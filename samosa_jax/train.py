@@ -20,34 +20,38 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
-import numpy as np
 from samosa_kernels import Device, resolve_implementation, training_problem
 
 from samosa_jax import command_line
+from samosa_jax.beginning import begin_from, begun_with_fingerprint, find_reference, make_state
 from samosa_jax.config import Config, ModelConfig, to_dict
-from samosa_jax.data.packing import make_batch
-from samosa_jax.data.pipeline import TrainPipeline
+from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import ConfigError, UserError
 from samosa_jax.evals.plot import plot_loss
 from samosa_jax.explain import explanation
-from samosa_jax.pretraining import (
+from samosa_jax.parallel.sharding import param_shardings
+from samosa_jax.sizes import flops_per_token, parameter_counts
+from samosa_jax.stage_evaluation import make_evaluations, make_samplers
+from samosa_jax.stages import (
     Machinery,
+    Pipeline,
     build,
-    make_evaluations,
-    make_samplers,
+    describe_data,
+    fingerprints,
     make_speed,
     make_writers,
     open_pipeline,
     open_tokenizer,
+    resolve_epochs,
+    synthetic_batch,
 )
-from samosa_jax.sizes import flops_per_token, parameter_counts
 from samosa_jax.training import loop
 from samosa_jax.training.checkpoint import (
     Checkpointer,
     CheckpointRecord,
     quiet_orbax,
-    restore_state,
+    restore_params,
     step_folder,
 )
 from samosa_jax.training.display import Display, format_seconds, make_display
@@ -60,16 +64,24 @@ from samosa_jax.training.environment import (
 )
 from samosa_jax.training.interrupts import exit_code
 from samosa_jax.training.metrics import JsonLines
-from samosa_jax.training.resume import Start, check_resumable, find_start
+from samosa_jax.training.resume import (
+    Origin,
+    Start,
+    check_resumable,
+    find_start,
+    inherited_values,
+)
 from samosa_jax.training.run_folder import RunFolder, write_json, write_yaml
-from samosa_jax.training.state import TrainState, abstract_state, create_state
+from samosa_jax.training.state import (
+    abstract_params,
+)
 from samosa_jax.training.step_report import StepReporter
 from samosa_jax.training.summary import summarize
 
 
 def main(argv: list[str]) -> None:
     """Runs the command. Raises UserError; SystemExit with 143 or 130 when told to stop."""
-    parsed = command_line.parse_config(argv)
+    parsed = command_line.parse_config(argv, inherit=inherited_values)
     if parsed.explain:
         print(explanation(parsed.config))
         return
@@ -104,6 +116,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
     run_folder = RunFolder(Path(config.out_dir) / config.name)
     start = find_start(run_folder, resume=config.checkpoint.resume)
     tokenizer = open_tokenizer(config)
+    config = resolve_epochs(config)
     changes = []
     if start.record is not None:
         changes = check_resumable(
@@ -114,6 +127,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
         )
     pipeline = open_pipeline(config, state=start.record.data if start.record else None)
     machinery = build(config)
+    origin = begin_from(config, start=start, machinery=machinery, tokenizer=tokenizer)
     # From here on the folder of the run is written to.
     with run_folder.locked():
         run_folder.cut_back(start.step)
@@ -122,7 +136,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
             machinery.mesh,
             argv=["-m", "samosa_jax.train", *argv],
             tokenizer_fingerprint=tokenizer.fingerprint,
-            sources={source.path: source.state()["fingerprint"] for source in pipeline.sources},
+            sources=fingerprints(pipeline),
         )
         run_folder.note_start(environment, step=start.step)
         display = make_display(config.log.display, every_steps=config.log.every_steps, title=config.name)
@@ -137,6 +151,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
             return run_stage(
                 config,
                 start=start,
+                origin=origin,
                 machinery=machinery,
                 pipeline=pipeline,
                 tokenizer=tokenizer,
@@ -153,18 +168,13 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
 
 
 def announce(
-    config: Config, *, machinery: Machinery, pipeline: TrainPipeline, run_folder: RunFolder, display: Display
+    config: Config, *, machinery: Machinery, pipeline: Pipeline, run_folder: RunFolder, display: Display
 ) -> None:
     """The first lines of a run: what trains on what, where."""
     for line in describe(config, machinery):
         display.say(line)
-    weights = sum(source.weight for source in config.data.sources)
-    for source, opened in zip(config.data.sources, pipeline.sources, strict=True):
-        shards = opened.stream.shards
-        display.say(
-            f"data: {source.path}, {source.weight / weights:.1%} of the rows, {shards.num_tokens:,} tokens "
-            f"in {shards.num_documents:,} documents"
-        )
+    for line in describe_data(config, pipeline):
+        display.say(line)
     display.say(f"stored in: {run_folder.path}")
 
 
@@ -211,8 +221,9 @@ def run_stage(
     config: Config,
     *,
     start: Start,
+    origin: Origin | None,
     machinery: Machinery,
-    pipeline: TrainPipeline,
+    pipeline: Pipeline,
     tokenizer: Tokenizer,
     run_folder: RunFolder,
     display: Display,
@@ -221,7 +232,24 @@ def run_stage(
     begun = time.perf_counter()
     num_steps = config.train.num_steps
     seconds_before = start.record.seconds_trained if start.record else 0.0
-    state = make_state(machinery, seed=config.seed, folder=start.folder)
+    state = make_state(machinery, seed=config.seed, folder=start.folder, origin=origin)
+    begun_with = None
+    if origin is not None and (machinery.needs_frozen or config.content == "preferences"):
+        like = abstract_params(machinery.network.info, mesh=machinery.mesh)
+        begun_with = restore_params(origin.folder, like)
+    frozen = begun_with if machinery.needs_frozen else None
+    if isinstance(pipeline, PreferencePipeline) and config.dpo.reference == "precomputed":
+        assert begun_with is not None  # Config asks for init_from
+        assert origin is not None
+        pipeline.reference = find_reference(
+            config,
+            run_folder=run_folder,
+            origin=origin,
+            machinery=machinery,
+            pipeline=pipeline,
+            params=begun_with,
+            display=display,
+        )
     checkpointer = Checkpointer(
         run_folder.checkpoints,
         keep_last=config.checkpoint.keep_last,
@@ -245,7 +273,7 @@ def run_stage(
             step=step,
             config=to_dict(config),
             tokenizer=tokenizer.fingerprint,
-            data=pipeline.data_state(step),
+            data={**pipeline.data_state(step), "begun_with": begun_with_fingerprint(start, origin)},
             mesh=dict(machinery.mesh.shape),
             versions=versions(),
             seconds_trained=seconds_before + time.perf_counter() - begun,
@@ -261,10 +289,17 @@ def run_stage(
                 next_batch=lambda state: next(batches),
                 put_batch=machinery.put,
                 train_step=machinery.train_step,
+                frozen=frozen,
+                look_first=origin is not None,
                 evaluations=make_evaluations(
-                    config, tokenizer=tokenizer, machinery=machinery, display=display
+                    config,
+                    tokenizer=tokenizer,
+                    machinery=machinery,
+                    frozen=frozen,
+                    begun_with=begun_with,
+                    display=display,
                 ),
-                samplers=make_samplers(config, tokenizer=tokenizer, machinery=machinery),
+                samplers=make_samplers(config, tokenizer=tokenizer, machinery=machinery, frozen=frozen),
             ),
             first_step=start.step,
             num_steps=num_steps,
@@ -311,29 +346,22 @@ def run_stage(
     return None
 
 
-def make_state(machinery: Machinery, *, seed: int, folder: Path | None) -> TrainState:
-    """Fresh, or read from a checkpoint; in both cases made where it will live."""
-    network, optimizer, mesh = machinery.network, machinery.optimizer, machinery.mesh
-    if folder is None:
-        return create_state(network, optimizer, mesh=mesh, seed=seed)
-    return restore_state(folder, abstract_state(network, optimizer, mesh=mesh))
-
-
 def dry_run(config: Config) -> None:
     """Two steps on random tokens, and what they cost. Writes nothing."""
     machinery = build(config)
     for line in describe(config, machinery):
         print(line, flush=True)
-    random = np.random.default_rng(config.seed)
-    shape = (config.batch_rows, config.model.context_len)
-    tokens = random.integers(config.model.vocab_size, size=(shape[0], shape[1] + 1), dtype=np.int32)
-    batch = make_batch(tokens[:, :-1], tokens[:, 1:], np.zeros(shape, bool), document_masking=True)
+    batch = synthetic_batch(config)
     seconds, losses = [], []
-    state = jax.block_until_ready(make_state(machinery, seed=config.seed, folder=None))
+    state = jax.block_until_ready(make_state(machinery, seed=config.seed, folder=None, origin=None))
+    frozen = None
+    if machinery.needs_frozen:
+        shardings = param_shardings(machinery.network.info, machinery.mesh)
+        frozen = jax.jit(machinery.network.init, out_shardings=shardings)(jax.random.key(config.seed))
     sizes = {"parameters": bytes_per_device(state.params), "optimizer": bytes_per_device(state.opt_state)}
     for _ in range(2):
         begun = time.perf_counter()
-        state, metrics = machinery.train_step(state, machinery.put(batch), None)
+        state, metrics = machinery.train_step(state, machinery.put(batch), frozen)
         losses.append(float(jax.device_get(metrics.loss)))
         seconds.append(time.perf_counter() - begun)
     print(f"FLOPs per token: {flops_per_token(config.model):,}")

@@ -87,6 +87,22 @@ def test_values_and_gradients(change, impl, chunk_tokens):
         assert all(np.abs(a - b).max() > 1e-2 for a, b in zip(plain[2:], expected[2:], strict=True))
 
 
+@BOTH
+def test_every_token_by_itself(impl):
+    hidden, head, targets, weights = make_inputs(4, 9)
+    options = PLAIN | {"soft_cap": 5.0, "chunk_tokens": 8}
+    by_token = impl(hidden, head, targets, weights, **options).token_nll
+    logits = 5 * np.tanh(np.asarray(hidden, np.float64) @ np.asarray(head, np.float64)[:VOCAB_SIZE].T / 5)
+    nll = (
+        np.logaddexp.reduce(logits, axis=-1)
+        - np.take_along_axis(logits, np.array(targets)[..., None], -1)[..., 0]
+    )
+    assert {0.0, 0.5, 2.0} <= set(np.ravel(weights).tolist())
+    np.testing.assert_allclose(by_token, np.where(weights != 0, nll, 0.0), rtol=1e-5)
+    slope = jax.grad(lambda hidden: impl(hidden, head, targets, weights, **options).token_nll.sum())(hidden)
+    assert not slope.any()  # for reading only
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_any_batch_and_shape_of_rows(seed):

@@ -115,7 +115,14 @@ def test_a_wrong_import_is_caught(module: str, target: str):
 
 
 @pytest.mark.parametrize(
-    "module", ["samosa_jax.config", "samosa_jax.data.pipeline", "samosa_jax.data.preparation"]
+    "module",
+    [
+        "samosa_jax.config",
+        "samosa_jax.data.pipeline",
+        "samosa_jax.data.preparation",
+        "samosa_jax.data.chat.opening",
+        "samosa_jax.tasks.catalog",
+    ],
 )
 def test_importing_the_lower_floors_does_not_load_jax(module: str):
     """The static test cannot see what third parties import; a fresh interpreter can."""

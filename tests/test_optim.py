@@ -161,7 +161,7 @@ def test_cautious_decay_only_where_it_agrees_with_the_direction():
     group = GroupConfig(lr=0.1, weight_decay=0.2)
     found = {}
     for decay in ("cautious", "decoupled"):
-        transform = take_step(group, decay=decay, factor=lambda step: jnp.float32(0.5))
+        transform = take_step(group, decay=decay, factor=lambda step: jnp.float32(0.25), scale=2.0)
         found[decay] = update(transform, directions, transform.init(params), params, step=0)[0]
     np.testing.assert_allclose(found["decoupled"], -0.05 * np.array([0.7, -0.3, 0.1, -0.9]), rtol=1e-6)
     np.testing.assert_allclose(found["cautious"], -0.05 * np.array([0.7, -0.5, 0.5, -0.9]), rtol=1e-6)

@@ -36,11 +36,11 @@ def params() -> Params:
     return jax.jit(NETWORK.init)(jax.random.key(3))
 
 
-def sampler(*, bos_id: int, temperature: float = 1.0, seed: int = 0, max_tokens: int = 6):
+def sampler(*, end_ids: list[int], temperature: float = 1.0, seed: int = 0, max_tokens: int = 6):
     return make_sampler(
         NETWORK,
         prompts=PROMPTS,
-        bos_id=bos_id,
+        end_ids=end_ids,
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=0,
@@ -63,7 +63,7 @@ def all_logits(params: Params, tokens: jax.Array) -> jax.Array:
 
 
 def test_greedy_is_the_largest_logit_of_the_whole_text_so_far(params: Params):
-    sampled = sampler(temperature=0.0, bos_id=63)(params, 0)
+    sampled = sampler(temperature=0.0, end_ids=[63])(params, 0)
     for prompt, continuation in zip(PROMPTS, sampled, strict=True):
         text = list(prompt)
         for _ in range(6):
@@ -77,25 +77,25 @@ def test_greedy_is_the_largest_logit_of_the_whole_text_so_far(params: Params):
 @pytest.fixture(scope="module")
 def texts(params: Params) -> list[list[int]]:
     """What seed 0 and step 5 give on one device, with an id for <|bos|> that does not come up."""
-    return sampler(bos_id=63)(params, 5)
+    return sampler(end_ids=[63])(params, 5)
 
 
 def test_seed_and_step_decide_the_samples_and_the_mesh_does_not(params: Params, texts: list[list[int]]):
-    one = sampler(bos_id=63)
+    one = sampler(end_ids=[63])
     assert one(params, 5) == texts
     assert one(params, 6) != texts
-    assert sampler(seed=1, bos_id=63)(params, 5) != texts
+    assert sampler(seed=1, end_ids=[63])(params, 5) != texts
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), devices=jax.devices())
     spread = jax.device_put(params, param_shardings(NETWORK.info, mesh))
     many = make_sampler(
-        NETWORK, prompts=PROMPTS, bos_id=63, max_tokens=6, temperature=1.0, top_k=0, seed=0, mesh=mesh
+        NETWORK, prompts=PROMPTS, end_ids=[63], max_tokens=6, temperature=1.0, top_k=0, seed=0, mesh=mesh
     )
     assert many(spread, 5) == texts
 
 
 def test_a_text_ends_before_the_next_bos(params: Params, texts: list[list[int]]):
     full = texts[0]
-    ended = sampler(bos_id=full[3])(params, 5)[0]
+    ended = sampler(end_ids=[full[3]])(params, 5)[0]
     assert ended == full[: full.index(full[3])]
     assert len(full) == 6
 
@@ -120,4 +120,4 @@ def test_a_prompt_that_does_not_fit_is_refused():
     with pytest.raises(
         UserError, match=r"sample.max_tokens 14 that is 17, more than model.context_len \(16\)"
     ):
-        sampler(bos_id=BOS, max_tokens=14)
+        sampler(end_ids=[BOS], max_tokens=14)

@@ -9,7 +9,7 @@ from samosa_kernels.attention import (
     resolve_implementation,
     training_problem,
 )
-from samosa_kernels.cross_entropy import CrossEntropy, softmax_cross_entropy
+from samosa_kernels.cross_entropy import CrossEntropy, softmax_cross_entropy, token_nll
 from samosa_kernels.device import Device, current_device
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "decode_attention",
     "resolve_implementation",
     "softmax_cross_entropy",
+    "token_nll",
     "training_problem",
 ]

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from samosa_jax.config.chat import ChatConfig, DpoConfig, LoraConfig, TagWeights
 from samosa_jax.config.checks import require, require_at_least
 from samosa_jax.config.data import DataConfig, SourceConfig
 from samosa_jax.config.model import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelConfig
@@ -25,12 +26,15 @@ from samosa_jax.config.running import (
 __all__ = [
     "SMEAR_GATE_CHANNELS",
     "VALUE_GATE_CHANNELS",
+    "ChatConfig",
     "CheckpointConfig",
     "Config",
     "DataConfig",
+    "DpoConfig",
     "EvalConfig",
     "GroupConfig",
     "LogConfig",
+    "LoraConfig",
     "LossConfig",
     "MeshConfig",
     "ModelConfig",
@@ -38,6 +42,7 @@ __all__ = [
     "SampleConfig",
     "ScheduleConfig",
     "SourceConfig",
+    "TagWeights",
     "TrainConfig",
     "require",
     "require_at_least",
@@ -52,13 +57,17 @@ class Config:
     name: str = "base"
     out_dir: str = "runs"
     seed: int = 0
-    stage: Literal["pretrain"] = "pretrain"
+    stage: Literal["pretrain", "midtrain", "sft", "cot_sft", "dpo"] = "pretrain"
+    init_from: str = ""  # a run or a checkpoint whose parameters this run begins with; empty: random ones
     tokenizer: str = ""  # a folder written by `train_tokenizer`; empty: the one the data was prepared with
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -78,6 +87,15 @@ class Config:
         )
         require_at_least(0, self, "", "seed")
         require(
+            self.train.horizon != "epochs" or self.content != "text",
+            "train.horizon is epochs, which text has none of; set it to tokens, ratio or steps",
+        )
+        for key, needs in (("stage=dpo", self.stage == "dpo"), ("lora.rank above 0", self.lora.rank > 0)):
+            require(
+                not needs or bool(self.init_from),
+                f"{key} starts from a trained model; name its run or checkpoint, as in --init_from=runs/base",
+            )
+        require(
             self.schedule.warmup_steps < self.train.num_steps,
             f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has "
             f"{self.train.num_steps} steps (train.num_steps); warm up for fewer",
@@ -89,6 +107,13 @@ class Config:
             f"({self.schedule.decay_frac}, {decay_steps:.0f} steps) overlap in a run of "
             f"{self.train.num_steps} steps (train.num_steps); lower one of them",
         )
+
+    @property
+    def content(self) -> Literal["text", "conversations", "preferences"]:
+        """What the stage trains on: the kind of folder that data.sources must name."""
+        if self.stage == "pretrain":
+            return "text"
+        return "preferences" if self.stage == "dpo" else "conversations"
 
     @property
     def batch_rows(self) -> int:

@@ -11,7 +11,7 @@ class SourceConfig:
     """One prepared dataset in the mixture."""
 
     path: str  # a folder written by `prepare`
-    weight: float = 1.0  # share of rows, relative to the other sources
+    weight: float = 1.0  # share of rows among the sources; of conversations: how often an epoch shows each
 
     def __post_init__(self) -> None:
         require(bool(self.path), "data.sources has an empty path; name a folder written by `samosa prepare`")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from samosa_jax.config.checks import require, require_at_least
+from samosa_jax.config.checks import require, require_at_least, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class OptimizerConfig:
     decay: Literal["decoupled", "cautious"] = "cautious"  # cautious: only where it agrees with the step
     clip_norm: float | None = 1.0  # global gradient norm
     newton_schulz_steps: int = 5
+    lr_scale: float = 1.0  # multiplies the lr of every group: finetuning takes a share of the base's rates
 
     def __post_init__(self) -> None:
         for name, group in self.groups.items():
@@ -52,6 +53,7 @@ class OptimizerConfig:
             self.clip_norm is None or self.clip_norm > 0,
             f"optimizer.clip_norm is {self.clip_norm}; it must be positive, or null for none",
         )
+        require_positive(self, "optimizer", "lr_scale")
         require(
             1 <= self.newton_schulz_steps <= 12,
             f"optimizer.newton_schulz_steps is {self.newton_schulz_steps}; it must lie in 1..12",

@@ -29,8 +29,8 @@ class TrainConfig:
     """How long, in which batches, in which precision."""
 
     num_steps: int = 1_000  # set by the dial unless horizon is "steps"
-    horizon: Literal["steps", "tokens", "ratio", "chinchilla", "flops"] = "steps"
-    horizon_value: float = 0.0  # tokens, tokens per scaling parameter, or FLOPs; unused by the others
+    horizon: Literal["steps", "tokens", "ratio", "chinchilla", "flops", "epochs"] = "steps"
+    horizon_value: float = 0.0  # tokens, tokens per scaling parameter, FLOPs, epochs; unused by the others
     batch_tokens: int = 16_384  # tokens per optimizer step over all devices
     device_batch_size: int = 16  # rows per device in one forward pass; the rest is accumulated
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on accelerators

@@ -24,7 +24,7 @@ from samosa_jax.data.manifest import (
 from samosa_jax.data.sources import InputFile
 from samosa_jax.errors import UserError
 
-_LEFTOVER = re.compile(r"(train|val)-\d+\.(tokens|documents)\.npy|\..*\.tmp")
+_LEFTOVER = re.compile(r"(train|val)-\d+\.(tokens|documents|roles)\.npy|\..*\.tmp")
 
 
 @contextlib.contextmanager
@@ -70,8 +70,8 @@ def begun(folder: Path) -> Manifest | None:
         _remove_empty(folder, manifest)
         return None
     for shard in manifest.shards:
-        check_file(folder, shard.tokens)
-        check_file(folder, shard.documents)
+        for entry in shard.files:
+            check_file(folder, entry)
     if len(manifest.generations) == newest:
         save_manifest(folder, manifest)
     return manifest

@@ -6,7 +6,7 @@ document from one split to the other, and copies of a document always fall on th
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from samosa_jax.data.manifest import Split
@@ -47,14 +47,14 @@ class ValidationRule:
         return int(DEFAULT_VAL_FRAC * 2**64) if self.val_documents is None else None
 
 
-def threshold_for(rule: ValidationRule, documents: Iterable[Document], *, count: int) -> int | None:
+def threshold_for(rule: ValidationRule, digests: Iterable[int], *, count: int) -> int | None:
     """The threshold below which exactly `count` distinct documents fall; None when all of them would."""
     # A heap of negated keys: the largest of the smallest `count` keys stands in front.
     heap: list[int] = []
     chosen: set[int] = set()
     met_more = False
-    for document in documents:
-        key = rule.key(document.digest)
+    for digest in digests:
+        key = rule.key(digest)
         if key in chosen:
             continue
         met_more = met_more or len(heap) == count
@@ -71,9 +71,19 @@ def with_split(
     documents: Iterable[Document], rule: ValidationRule, *, threshold: int, held_out: set[int]
 ) -> Iterator[tuple[Document, Split]]:
     """Every document with its split; `held_out`, the hashes of the validation documents, grows."""
-    most = float("inf") if rule.val_documents is None else rule.val_documents
+    split_of = splitter(rule, threshold=threshold, held_out=held_out)
     for document in documents:
-        is_val = len(held_out) < most and rule.key(document.digest) < threshold
-        if is_val:
-            held_out.add(document.digest)
-        yield document, "val" if is_val else "train"
+        yield document, split_of(document.digest)
+
+
+def splitter(rule: ValidationRule, *, threshold: int, held_out: set[int]) -> Callable[[int], Split]:
+    """A function of a document's hash that says where it belongs; `held_out` grows by the hashes held out."""
+    most = float("inf") if rule.val_documents is None else rule.val_documents
+
+    def split_of(digest: int) -> Split:
+        if (digest in held_out or len(held_out) < most) and rule.key(digest) < threshold:
+            held_out.add(digest)
+            return "val"
+        return "train"
+
+    return split_of

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -66,7 +67,9 @@ def list_files(
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise UserError(f"{address}: not a data set address; write hf://owner/name or hf://owner/name/folder")
-    repo, revision, pattern = match["repo"], match["revision"], match["pattern"]
+    repo, pattern = match["repo"], match["pattern"]
+    # A branch such as refs/convert/parquet is written refs%2Fconvert%2Fparquet.
+    revision = unquote(match["revision"]) if match["revision"] else None
     api = _api()
     if commit is None:
         info = _retry(address, lambda: api.dataset_info(repo, revision=revision))

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from samosa_jax.errors import UserError
 
@@ -25,6 +25,9 @@ TOKENIZER_FOLDER = "tokenizer"
 DOWNLOAD_FOLDER = "downloads"  # hub files between arriving and being read
 
 Split = Literal["train", "val"]
+# What a document is: text; a conversation, every token with its role; or a side of a preference pair, the
+# chosen one first.
+Content = Literal["text", "conversations", "preferences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,11 @@ class ShardEntry:
     num_text_bytes: int  # UTF-8 bytes of the text the tokens stand for
     tokens: FileEntry
     documents: FileEntry
+    roles: FileEntry | None = None  # of the tokens; None: text has none
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        return (self.tokens, self.documents, *([] if self.roles is None else [self.roles]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +75,7 @@ class Manifest:
     vocab_size: int
     bos_id: int
     tokenizer_fingerprint: str
+    content: Content = "text"
     tokenizer_files: tuple[FileEntry, ...] = ()
     validation: dict[str, Any] = field(default_factory=dict)  # the rule that holds documents out
     generations: tuple[GenerationEntry, ...] = ()
@@ -88,7 +97,7 @@ class Manifest:
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file the folder must hold beside the manifest."""
-        shard_files = [entry for shard in self.shards for entry in (shard.tokens, shard.documents)]
+        shard_files = [entry for shard in self.shards for entry in shard.files]
         return (*self.tokenizer_files, *shard_files)
 
 
@@ -207,8 +216,9 @@ def list_tokenizer(source: Path) -> tuple[FileEntry, ...]:
 
 
 def _from_json(raw: Mapping[str, Any]) -> Manifest:
+    files = ("tokens", "documents", "roles")
     shards = tuple(
-        ShardEntry(**(shard | {key: FileEntry(**shard[key]) for key in ("tokens", "documents")}))
+        ShardEntry(**(shard | {key: FileEntry(**shard[key]) for key in files if shard.get(key)}))
         for shard in raw["shards"]
     )
     generations = tuple(
@@ -217,11 +227,17 @@ def _from_json(raw: Mapping[str, Any]) -> Manifest:
     )
     if raw["dtype"] not in ("uint16", "uint32"):
         raise ValueError(f"dtype is {raw['dtype']!r}")
+    content = raw.get("content", "text")
+    if content not in get_args(Content):
+        raise ValueError(f"content is {content!r}")
+    if any((shard.roles is None) != (content == "text") for shard in shards):
+        raise ValueError(f"content is {content!r}, which its shards' files do not fit")
     manifest = Manifest(
         dtype=raw["dtype"],
         vocab_size=int(raw["vocab_size"]),
         bos_id=int(raw["bos_id"]),
         tokenizer_fingerprint=raw["tokenizer_fingerprint"],
+        content=content,
         tokenizer_files=tuple(FileEntry(**entry) for entry in raw["tokenizer_files"]),
         validation=raw["validation"],
         generations=generations,

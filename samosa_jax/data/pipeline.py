@@ -5,7 +5,6 @@ threads. `TrainPipeline` builds any step without the steps before it; `validatio
 held-out documents once.
 """
 
-import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from samosa_jax.config import SourceConfig
 from samosa_jax.data.batch import Batch
 from samosa_jax.data.mixture import Mixture
 from samosa_jax.data.packing import bounds_of, make_batch, read_pieces, split_spans
+from samosa_jax.data.read_ahead import read_ahead
 from samosa_jax.data.shards import ShardSet
 from samosa_jax.data.training_source import TrainingSource
 from samosa_jax.errors import UserError
@@ -125,7 +125,7 @@ class TrainPipeline:
         self.seed = seed
         self.document_masking = document_masking
         self._num_threads = num_threads
-        self._prefetch_batches = max(prefetch_batches, num_threads)
+        self._prefetch_batches = prefetch_batches
         self._host_rows = batch_rows // process_count
         self._host_offset = process_index * self._host_rows
 
@@ -186,20 +186,13 @@ class TrainPipeline:
 
         `close()` it, or let it go, to end the threads.
         """
-        # Importing grain imports JAX, which those who only look at the data need not wait for.
-        import grain
 
-        closed = threading.Event()
-        steps = grain.MapDataset.source(_Steps(self, closed))[start_step:]
-        options = grain.ReadOptions(
-            num_threads=self._num_threads, prefetch_buffer_size=self._prefetch_batches
+        def build(step: int, closed: threading.Event) -> Batch:
+            return self.build(step, closed=closed)
+
+        return read_ahead(
+            build, start_step=start_step, num_threads=self._num_threads, prefetch=self._prefetch_batches
         )
-        iterator = iter(steps.to_iter_dataset(options))
-        try:
-            yield from iterator
-        finally:
-            closed.set()
-            iterator.close()
 
     def data_state(self, step: int) -> dict[str, Any]:
         """What a checkpoint after `step` steps must hold for the run to go on in the same order; JSON."""
@@ -256,20 +249,6 @@ class TrainPipeline:
                     f"{where}: {key} is {value}, the checkpoint was written with {state[key]}, and the order "
                     "of data depends on it; give it the old value, or start a new run under another name"
                 )
-
-
-class _Steps:
-    """A grain data source whose elements are whole batches: rows are packed with one read per source."""
-
-    def __init__(self, pipeline: TrainPipeline, closed: threading.Event) -> None:
-        self._pipeline = pipeline
-        self._closed = closed
-
-    def __len__(self) -> int:
-        return sys.maxsize  # the streams have no end
-
-    def __getitem__(self, index: int) -> Batch:
-        return self._pipeline.build(index, closed=self._closed)
 
 
 def _check_sources(sources: Sequence[TrainingSource]) -> None:

@@ -188,10 +188,10 @@ def _choose_threshold(
         )
     statistics = Statistics()
 
-    def reported() -> Iterator[Document]:
+    def reported() -> Iterator[int]:
         for document in _documents(options, files, statistics=statistics, seen=set()):
             _report(report, "choosing validation documents", files, document, tokens=0)
-            yield document
+            yield document.digest
 
     threshold = threshold_for(options.validation, reported(), count=count)
     if threshold is None and statistics.kept:

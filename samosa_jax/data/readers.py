@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -32,6 +33,12 @@ class ReadOptions:
     text_field: str = "text"  # JSON key or parquet column that holds the text
     split_on: str | None = None  # .txt only: "blank-lines", "lines" or a separator; None: a file is a row
     skip_bad_rows: bool = False  # count rows that cannot be read, and go on
+
+
+class UnreadableRow(NamedTuple):
+    """Stands for a row that holds no value."""
+
+    problem: str  # what is wrong with it, in a few words
 
 
 def file_format(path: Path) -> tuple[str, str] | None:
@@ -72,6 +79,65 @@ def read_rows(path: Path, options: ReadOptions, *, name: str, first_row: int = 0
         rows = _read_jsonl(chunks, options, name=name, first_row=first_row)
         first_row = 0
     yield from itertools.islice(rows, first_row, None)
+
+
+def read_objects(path: Path, *, name: str) -> Iterator[tuple[int, Any]]:
+    """(row, counted from 1; its JSON value or UnreadableRow) of a .jsonl, .json or .parquet file.
+
+    Blank lines are no rows. `name` is what messages call the file.
+
+    Raises:
+      UserError: the file is of another kind, damaged, or no list of rows.
+    """
+    kind = file_format(path)
+    if kind is None or kind[0] == ".txt":
+        raise UserError(
+            f"{name}: cannot read rows of this kind; give .jsonl, .json (also .gz, .zst) or .parquet"
+        )
+    if kind[0] == ".parquet":
+        yield from _parquet_objects(path, name=name)
+        return
+    chunks = _read_chunks(path, kind[1], name=name)
+    if kind[0] == ".json":
+        data = b"".join(chunks)
+        if _is_list(data):
+            yield from enumerate(_parse_list(data, name=name), start=1)
+            return
+        chunks = iter([data])
+    for number, (offset, line) in enumerate(_lines(chunks), start=1):
+        if line.strip():
+            yield number, _parse_line(line.removeprefix(b"\xef\xbb\xbf") if offset == 0 else line)
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        value = json.loads(line)
+        if b"\\ud" in line or b"\\uD" in line:
+            # JSON can spell half of a surrogate pair, which no UTF-8 text can hold.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        return UnreadableRow(f"not JSON ({error})")
+    return value
+
+
+def _parquet_objects(path: Path, *, name: str) -> Iterator[tuple[int, Any]]:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+            batches = file.iter_batches(PARQUET_BATCH_ROWS, use_threads=False)
+            yield from enumerate(itertools.chain.from_iterable(map(_batch_rows, batches)), start=1)
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{name}: not a sound parquet file ({reason}); fetch it again") from None
+
+
+def _batch_rows(batch: pyarrow.RecordBatch) -> Iterator[Any]:
+    columns = batch.schema.names
+    for row in range(batch.num_rows):
+        try:
+            yield {name: batch.column(index)[row].as_py() for index, name in enumerate(columns)}
+        except UnicodeDecodeError as error:
+            yield UnreadableRow(f"not UTF-8 at byte {error.start} of the text")
 
 
 def _bad(options: ReadOptions, message: str) -> None:
@@ -200,15 +266,22 @@ def _read_jsonl(
 def _read_json(chunks: Iterator[bytes], options: ReadOptions, *, name: str) -> Iterator[str | None]:
     """A list of rows, or JSON lines under another name."""
     data = b"".join(chunks)
-    if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+    if not _is_list(data):
         yield from _read_jsonl(iter([data]), options, name=name, first_row=0)
         return
+    for number, row in enumerate(_parse_list(data, name=name), start=1):
+        yield _text_of(row, options, where=f"{name}: row {number}")
+
+
+def _is_list(data: bytes) -> bool:
+    return data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+
+
+def _parse_list(data: bytes, *, name: str) -> list[Any]:
     try:
-        rows = json.loads(data)
+        return json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{name}: not a JSON list ({error}); mend the file") from None
-    for number, row in enumerate(rows, start=1):
-        yield _text_of(row, options, where=f"{name}: row {number}")
 
 
 def _text_of(row: object, options: ReadOptions, *, where: str) -> str | None:

@@ -1,8 +1,9 @@
 """Token shards on disk: `ShardSet` reads a prepared folder through memory maps, `ShardWriter` makes one.
 
 A shard is two NumPy files: `NAME.tokens.npy`, the tokens of its documents one after another (uint16, or
-uint32 for vocabularies above 65 536), and `NAME.documents.npy`, one row per document. Shards are never
-changed once written; `docs/data.md` has the whole format.
+uint32 for vocabularies above 65 536), and `NAME.documents.npy`, one row per document. Conversations have a
+third, `NAME.roles.npy`, one byte per token. Shards are never changed once written; `docs/data.md` has the
+whole format.
 """
 
 import bisect
@@ -14,7 +15,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from samosa_jax.data.manifest import (
     DOWNLOAD_FOLDER,
     MANIFEST_NAME,
     TOKENIZER_FOLDER,
+    Content,
     FileEntry,
     GenerationEntry,
     Manifest,
@@ -39,6 +41,7 @@ from samosa_jax.errors import UserError
 
 # `offset` counts tokens from the start of the shard; `hash` is `content_hash` of the document's text.
 DOCUMENT_DTYPE = np.dtype([("offset", "<u8"), ("hash", "<u8")])
+ROLE_DTYPE = np.dtype(np.uint8)
 
 
 def content_hash(data: bytes) -> int:
@@ -67,6 +70,7 @@ class ShardSet:
         self._generations = generations
         self._verify = verify
         self._maps: dict[int, np.ndarray] = {}
+        self._role_maps: dict[int, np.ndarray] = {}
         self._tables: dict[int, np.ndarray] = {}
         self._shards: tuple[ShardEntry, ...] = ()
         self._take(manifest)
@@ -114,8 +118,8 @@ class ShardSet:
                 f"{self.folder}: its shards were replaced while they were read; start again on the new data"
             )
         for shard in shards[len(known) :]:
-            check_file(self.folder, shard.tokens, verify=self._verify)
-            check_file(self.folder, shard.documents, verify=self._verify)
+            for entry in shard.files:
+                check_file(self.folder, entry, verify=self._verify)
         self.manifest = manifest
         self._shards = shards
         self._first_document = list(itertools.accumulate((s.num_documents for s in shards), initial=0))
@@ -162,22 +166,37 @@ class ShardSet:
 
     def tokens(self, index: int, start: int, stop: int | None) -> np.ndarray:
         """Tokens [start, stop) of a document, cut off at its end; None: to its end."""
+        shard_index, begin, end = self._place(index)
+        stop = end if stop is None else min(begin + stop, end)
+        return self._map(shard_index)[min(begin + start, stop) : stop]
+
+    def roles(self, index: int) -> np.ndarray:
+        """A byte for each token of a document, as it was written; only where the content is not text."""
+        shard_index, begin, end = self._place(index)
+        if shard_index not in self._role_maps:
+            shard = self._shards[shard_index]
+            if shard.roles is None:
+                raise ValueError(f"{self.folder} holds text, whose tokens have no roles")
+            path = self.folder / shard.roles.name
+            self._role_maps[shard_index] = _map_array(path, dtype=ROLE_DTYPE, length=shard.num_tokens)
+        return self._role_maps[shard_index][begin:end]
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """(shard, first token in it, one past the last) of a document."""
         if not 0 <= index < self.num_documents:
             raise IndexError(f"document {index} of {self.num_documents}")
         shard_index = bisect.bisect_right(self._first_document, index) - 1
         table = self._table(shard_index)
         row = index - self._first_document[shard_index]
-        begin = int(table["offset"][row])
         end = int(table["offset"][row + 1]) if row + 1 < len(table) else self._shards[shard_index].num_tokens
-        stop = end if stop is None else min(begin + stop, end)
-        return self._map(shard_index)[min(begin + start, stop) : stop]
+        return shard_index, int(table["offset"][row]), end
 
     @property
     def fingerprint(self) -> str:
         """Hex, changes with any byte of the documents open here."""
         digest = hashlib.sha256()
         for shard in self._shards:
-            digest.update(f"{shard.tokens.sha256} {shard.documents.sha256}\n".encode())
+            digest.update((" ".join(entry.sha256 for entry in shard.files) + "\n").encode())
         return digest.hexdigest()
 
     @property
@@ -191,7 +210,7 @@ class ShardSet:
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be pickled as its contents; the other process maps the files itself.
-        return self.__dict__ | {"_maps": {}, "_tables": {}}
+        return self.__dict__ | {"_maps": {}, "_role_maps": {}, "_tables": {}}
 
     def _map(self, shard_index: int) -> np.ndarray:
         if shard_index not in self._maps:
@@ -240,6 +259,13 @@ def _map_array(path: Path, *, dtype: np.dtype, length: int) -> np.ndarray:
     )
 
 
+class _PendingDocument(NamedTuple):
+    tokens: np.ndarray
+    digest: int
+    num_text_bytes: int
+    roles: np.ndarray | None
+
+
 class ShardWriter:
     """Collects tokenized documents and commits them as shards of the manifest's newest generation.
 
@@ -250,7 +276,7 @@ class ShardWriter:
     def __init__(self, folder: str | Path, manifest: Manifest) -> None:
         self.folder = Path(folder)
         self.manifest = manifest
-        self._pending: dict[Split, list[tuple[np.ndarray, int, int]]] = {"train": [], "val": []}
+        self._pending: dict[Split, list[_PendingDocument]] = {"train": [], "val": []}
         self.pending_tokens: dict[Split, int] = {"train": 0, "val": 0}
 
     @classmethod
@@ -261,6 +287,7 @@ class ShardWriter:
         vocab_size: int,
         bos_id: int,
         tokenizer_fingerprint: str,
+        content: Content = "text",
         tokenizer_dir: str | Path | None = None,
         validation: dict[str, Any] | None = None,
         inputs: Sequence[str] = (),
@@ -287,6 +314,7 @@ class ShardWriter:
             vocab_size=vocab_size,
             bos_id=bos_id,
             tokenizer_fingerprint=tokenizer_fingerprint,
+            content=content,
             tokenizer_files=() if tokenizer_dir is None else list_tokenizer(Path(tokenizer_dir)),
             validation=validation or {},
         )
@@ -322,11 +350,21 @@ class ShardWriter:
         digest = content_hash(array.tobytes() if text is None else text)
         self.add_hashed(array, split=split, digest=digest, num_text_bytes=0 if text is None else len(text))
 
-    def add_hashed(self, tokens: np.ndarray, *, split: Split, digest: int, num_text_bytes: int) -> None:
-        """`add` for a caller that has the content_hash of the text already."""
+    def add_hashed(
+        self,
+        tokens: np.ndarray,
+        *,
+        split: Split,
+        digest: int,
+        num_text_bytes: int,
+        roles: np.ndarray | None = None,
+    ) -> None:
+        """`add` for one with the content_hash of the text; `roles`: a byte per token, unless text."""
         if len(tokens) == 0 or tokens[0] != self.manifest.bos_id:
             raise ValueError(f"a document must begin with token {self.manifest.bos_id}, got {tokens[:4]}")
-        self._pending[split].append((tokens, digest, num_text_bytes))
+        if (roles is None) != (self.manifest.content == "text"):
+            raise ValueError(f"roles are given for conversations only, and this is {self.manifest.content}")
+        self._pending[split].append(_PendingDocument(tokens, digest, num_text_bytes, roles))
         self.pending_tokens[split] += len(tokens)
 
     def commit(
@@ -360,19 +398,21 @@ class ShardWriter:
 
     def _write_shard(self, split: Split) -> ShardEntry:
         documents = self._pending[split]
-        tokens = np.concatenate([document for document, _, _ in documents])
+        tokens = np.concatenate([document.tokens for document in documents])
         table = np.zeros(len(documents), DOCUMENT_DTYPE)
-        table["offset"][1:] = np.cumsum([len(document) for document, _, _ in documents])[:-1]
-        table["hash"] = [digest for _, digest, _ in documents]
+        table["offset"][1:] = np.cumsum([len(document.tokens) for document in documents])[:-1]
+        table["hash"] = [document.digest for document in documents]
         name = f"{split}-{len(self.manifest.select(split)):05d}"
+        roles = [document.roles for document in documents if document.roles is not None]
         return ShardEntry(
             split=split,
             generation=len(self.manifest.generations) - 1,
             num_documents=len(documents),
             num_tokens=len(tokens),
-            num_text_bytes=sum(num_bytes for _, _, num_bytes in documents),
+            num_text_bytes=sum(document.num_text_bytes for document in documents),
             tokens=_write_array(self.folder / f"{name}.tokens.npy", tokens),
             documents=_write_array(self.folder / f"{name}.documents.npy", table),
+            roles=_write_array(self.folder / f"{name}.roles.npy", np.concatenate(roles)) if roles else None,
         )
 
     def copy_tokenizer(self, source: Path) -> None:

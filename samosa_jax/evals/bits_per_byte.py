@@ -20,7 +20,7 @@ from samosa_jax.errors import UserError
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.sharding import batch_sharding
-from samosa_jax.training.losses import sharded_cross_entropy
+from samosa_jax.training.losses import hidden_states, sharded_cross_entropy
 
 DEFINITION = 1  # goes up whenever the same model and text would give another number
 
@@ -64,16 +64,8 @@ def make_bits_per_byte(
             return total_nats(params, batch)
 
     def total_nats(params: Params, batch: Batch) -> jax.Array:
-        hidden = network.hidden(
-            params,
-            jnp.asarray(batch.tokens),
-            k_lo=jnp.asarray(batch.k_lo),
-            k_hi=jnp.asarray(batch.k_hi),
-            position=jnp.asarray(batch.position),
-            turn_position=jnp.asarray(batch.turn_position),
-        )
         return sharded_cross_entropy(
-            hidden,
+            hidden_states(network, params, batch),
             network.head(params),
             jnp.asarray(batch.targets),
             jnp.asarray(batch.weights),

@@ -4,6 +4,7 @@ Every step runs the whole fixed-length buffer through the network again, which f
 under a hundred tokens costs less than a cache is worth.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -40,6 +41,7 @@ def generate(
     key: jax.Array,
     tokens_BT: jax.Array,
     lengths_B: jax.Array,
+    turn_starts_B: jax.Array,
     *,
     num_tokens: int,
     temperature: float,
@@ -47,18 +49,21 @@ def generate(
 ) -> jax.Array:
     """Fills each row after its first lengths_B tokens with num_tokens more; returns tokens (B, T), int32.
 
+    What is written belongs to the turn that begins at token turn_starts_B; all before it is one turn.
     A row's randomness depends on the key, its number and its position alone, so neither the mesh nor the
     rows beside it change what it says.
     """
     B, T = tokens_BT.shape
     rows = jnp.arange(B)
     position = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+    starts = turn_starts_B[:, None]
+    turn_position = jnp.where(position < starts, position, position - starts)
     ranges = causal_ranges(B, T)
 
     def step(i: jax.Array, tokens: jax.Array) -> jax.Array:
         at = lengths_B + i
         hidden = network.hidden(
-            params, tokens, k_lo=ranges.lo, k_hi=ranges.hi, position=position, turn_position=position
+            params, tokens, k_lo=ranges.lo, k_hi=ranges.hi, position=position, turn_position=turn_position
         )
         logits = network.project(params, hidden[rows, at - 1])
         keys = jax.vmap(lambda row, where: jax.random.fold_in(jax.random.fold_in(key, row), where))(rows, at)
@@ -71,17 +76,19 @@ def make_sampler(
     network: Network,
     *,
     prompts: Sequence[Sequence[int]],
-    bos_id: int,
+    end_ids: Sequence[int],
     max_tokens: int,
     temperature: float,
     top_k: int,
     seed: int,
     mesh: jax.sharding.Mesh,
+    turn_starts: Sequence[int] | None = None,
 ) -> Callable[[Params, int], list[list[int]]]:
     """A function of (parameters, step) that continues every prompt by up to max_tokens tokens.
 
-    Each prompt begins with `<|bos|>` and its continuation, which alone is returned, ends before the next
-    `<|bos|>`. The same seed, step and parameters give the same tokens.
+    The continuation, which alone is returned, ends before the first of end_ids. `turn_starts` says for each
+    prompt at which of its tokens the last turn begins; None: at the first. The same seed, step and parameters
+    give the same tokens.
 
     Raises:
         UserError: a prompt and its continuation do not fit into the context.
@@ -97,10 +104,12 @@ def make_sampler(
     # Rows go over the data axes: the buffer has a multiple of them, the last rows empty.
     row_devices = mesh.shape[MESH_AXES[0]] * mesh.shape[MESH_AXES[1]]
     num_rows = -(-len(prompts) // row_devices) * row_devices
-    tokens = np.full((num_rows, total), bos_id, np.int32)
+    tokens = np.full((num_rows, total), end_ids[0], np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
     row_lengths = np.array(lengths + [1] * (num_rows - len(prompts)), np.int32)
+    row_starts = np.zeros(num_rows, np.int32)
+    row_starts[: len(prompts)] = 0 if turn_starts is None else turn_starts
 
     @jax.jit
     def run(params: Params, step: jax.Array) -> jax.Array:
@@ -111,6 +120,7 @@ def make_sampler(
                 jax.random.fold_in(jax.random.key(seed), step),
                 jnp.asarray(tokens),
                 jnp.asarray(row_lengths),
+                jnp.asarray(row_starts),
                 num_tokens=max_tokens,
                 temperature=temperature,
                 top_k=top_k,
@@ -121,6 +131,6 @@ def make_sampler(
         continuations = [
             filled[row, length : length + max_tokens].tolist() for row, length in enumerate(lengths)
         ]
-        return [ids[: ids.index(bos_id)] if bos_id in ids else ids for ids in continuations]
+        return [list(itertools.takewhile(lambda i: i not in end_ids, ids)) for ids in continuations]
 
     return sample

@@ -155,9 +155,12 @@ def restore_params(folder: Path, like: Params) -> Params:
     return _restore(folder, {"params": like})["params"]
 
 
-def _restore(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
+def check_params(folder: Path, like: Params) -> None:
+    """Raises UserError if `restore_params` would: the parameters stored have another structure."""
+    _check_arrays(folder, {"params": like})
 
+
+def _check_arrays(folder: Path, like: Mapping[str, Any]) -> None:
     stored = json.loads((folder / "arrays" / "metadata").read_text(encoding="utf-8"))
     expected = _describe_arrays(like)
     found = {
@@ -171,6 +174,12 @@ def _restore(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
                 f"{folder} has {found.get(path, 'nothing')} for {path} where this configuration needs "
                 f"{expected.get(path, 'nothing')}; use the configuration it was written with"
             )
+
+
+def _restore(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    _check_arrays(folder, like)
 
     def item(tree: Any) -> ocp.args.PyTreeRestore:
         restore_args = ocp.checkpoint_utils.construct_restore_args(tree)

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 
-from samosa_jax.data.batch import Batch
 from samosa_jax.errors import UserError
 from samosa_jax.model.params import Params
 from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord
@@ -52,12 +51,13 @@ class Sampler:
 class Stage:
     """A kind of training, as data."""
 
-    next_batch: Callable[[TrainState], Batch]  # of numpy arrays; most stages ignore the state
-    put_batch: Callable[[Batch], Any]  # onto the devices, as train_step takes it
+    next_batch: Callable[[TrainState], Any]  # numpy arrays in NamedTuples; most stages ignore the state
+    put_batch: Callable[[Any], Any]  # onto the devices, as train_step takes it
     train_step: TrainStep  # donates the state
     frozen: Any = None  # further parameters, an argument of the step
     evaluations: Sequence[Evaluation] = ()
     samplers: Sequence[Sampler] = ()
+    look_first: bool = False  # evaluate and sample before the first step too: what the run begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def run(
 
     try:
         with StopRequest() as stop:
-            if step:
+            if step or stage.look_first:
                 look()
             while step < num_steps and stop.signal is None and reporter.bad_in_a_row < max_bad_steps:
                 started = time.perf_counter()
@@ -183,7 +183,7 @@ def run(
 
 
 def _is_due(every_steps: int, *, step: int, num_steps: int) -> bool:
-    return step == num_steps or (every_steps > 0 and step % every_steps == 0)
+    return step in (0, num_steps) or (every_steps > 0 and step % every_steps == 0)
 
 
 def _evaluate(

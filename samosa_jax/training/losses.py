@@ -4,13 +4,14 @@ Sums can be added over microbatches and devices; the step divides once, by the w
 so that accumulation stays exact however the masks fall.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
-from samosa_kernels import CrossEntropy, softmax_cross_entropy
+from jax.sharding import AbstractMesh, PartitionSpec
+from samosa_kernels import CrossEntropy, softmax_cross_entropy, token_nll
 
 from samosa_jax.data.batch import Batch
 from samosa_jax.model.gpt import Network
@@ -37,17 +38,9 @@ def make_pretrain_loss(network: Network, *, z_loss: float, chunk_tokens: int) ->
     """
 
     def loss_fn(params: Params, batch: Batch, frozen: Any = None) -> LossOutput:
-        hidden = network.hidden(
-            params,
-            jnp.asarray(batch.tokens),
-            k_lo=jnp.asarray(batch.k_lo),
-            k_hi=jnp.asarray(batch.k_hi),
-            position=jnp.asarray(batch.position),
-            turn_position=jnp.asarray(batch.turn_position),
-        )
         targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
         loss = sharded_cross_entropy(
-            hidden,
+            hidden_states(network, params, batch),
             network.head(params),
             targets,
             weights,
@@ -62,6 +55,18 @@ def make_pretrain_loss(network: Network, *, z_loss: float, chunk_tokens: int) ->
         return LossOutput(sum=loss.total, weight=jnp.sum(weights, dtype=jnp.float32), metrics=metrics)
 
     return loss_fn
+
+
+def hidden_states(network: Network, params: Params, batch: Batch) -> jax.Array:
+    """What the head reads of every position of a batch: (B, T, D)."""
+    return network.hidden(
+        params,
+        jnp.asarray(batch.tokens),
+        k_lo=jnp.asarray(batch.k_lo),
+        k_hi=jnp.asarray(batch.k_hi),
+        position=jnp.asarray(batch.position),
+        turn_position=jnp.asarray(batch.turn_position),
+    )
 
 
 def sharded_cross_entropy(
@@ -81,9 +86,9 @@ def sharded_cross_entropy(
     `tensor`, with the whole head; nothing is sent between devices inside the loop over chunks.
     """
 
-    def local_sums(
+    def local_losses(
         hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         loss = softmax_cross_entropy(
             hidden,
             head,
@@ -94,21 +99,53 @@ def sharded_cross_entropy(
             z_loss=z_loss,
             chunk_tokens=chunk_tokens,
         )
-        return loss.total[None], loss.nll[None]
+        return loss.total[None], loss.nll[None], loss.token_nll
 
     mesh = ambient_mesh()
     if mesh is None:
-        total, nll = local_sums(hidden, head, targets, weights)
-        return CrossEntropy(total=total[0], nll=nll[0])
-    rows = ("data", "fsdp")
-    splits_rows = hidden.shape[1] % mesh.shape["tensor"] == 0
-    tokens = PartitionSpec(rows, "tensor") if splits_rows else PartitionSpec(rows)
-    parts = PartitionSpec((*rows, "tensor")) if splits_rows else PartitionSpec(rows)
-    sums = jax.shard_map(
-        local_sums,
+        total, nll, by_token = local_losses(hidden, head, targets, weights)
+        return CrossEntropy(total=total[0], nll=nll[0], token_nll=by_token)
+    rows, positions = token_axes(mesh, length=hidden.shape[1])
+    tokens, parts = PartitionSpec(rows, positions), PartitionSpec(rows + positions)
+    totals, nlls, by_token = jax.shard_map(
+        local_losses,
         mesh=mesh,
         in_specs=(tokens, PartitionSpec(), tokens, tokens),
-        out_specs=(parts, parts),
+        out_specs=(parts, parts, tokens),
         check_vma=False,  # the sums over devices below are all there is to check
     )(hidden, head, targets, weights)
-    return CrossEntropy(total=jnp.sum(sums[0]), nll=jnp.sum(sums[1]))
+    return CrossEntropy(total=jnp.sum(totals), nll=jnp.sum(nlls), token_nll=by_token)
+
+
+def sharded_token_nll(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    *,
+    vocab_size: int,
+    soft_cap: float | None,
+    chunk_tokens: int,
+) -> jax.Array:
+    """`samosa_kernels.token_nll` of hidden (B, T, D), head (V, D) and targets (B, T): float32 (B, T).
+
+    Spread over the ambient mesh as `sharded_cross_entropy` is.
+    """
+    local_nll = functools.partial(
+        token_nll, vocab_size=vocab_size, soft_cap=soft_cap, chunk_tokens=chunk_tokens
+    )
+    mesh = ambient_mesh()
+    if mesh is None:
+        return local_nll(hidden, head, targets)
+    tokens = PartitionSpec(*token_axes(mesh, length=hidden.shape[1]))
+    return jax.shard_map(
+        local_nll,
+        mesh=mesh,
+        in_specs=(tokens, PartitionSpec(), tokens),
+        out_specs=tokens,
+        check_vma=False,  # as above
+    )(hidden, head, targets)
+
+
+def token_axes(mesh: AbstractMesh, *, length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Mesh axes over which tokens (B, T) go to the head: of the rows, and of T, if it divides by `tensor`."""
+    return ("data", "fsdp"), ("tensor",) if length % mesh.shape["tensor"] == 0 else ()

@@ -16,13 +16,22 @@ from typing import Any, Protocol
 
 from samosa_jax.errors import UserError
 
+TAGS = ("system", "human", "assistant", "think", "tool_call", "tool_result")
+PREFERENCE_METRICS = {  # as TRL names and defines them
+    "rewards/chosen": "mean over pairs of beta * (log-probability of the chosen answer - the reference's)",
+    "rewards/rejected": "the same of the rejected answer",
+    "rewards/margins": "their mean difference",
+    "rewards/accuracies": "share of pairs whose chosen answer has the higher reward",
+    "logps/chosen": "mean log-probability of the chosen answers",
+    "logps/rejected": "mean log-probability of the rejected answers",
+}
 METRICS: dict[str, str] = {
     "train/loss": "mean negative log-likelihood of the supervised tokens of the step, nats per token",
     "train/z_loss": "mean of the z-loss term, where loss.z_loss is above 0",
     "train/lr": "factor of the learning-rate schedule times the rate of the hidden matrices",
     "train/grad_norm": "global gradient norm before clipping",
     "train/tokens": "tokens in the rows of all steps so far",
-    "train/supervised_tokens": "weight of the predictions of this step",
+    "train/supervised_tokens": "weight of the predictions of this step; of DPO: its pairs",
     "train/skipped": "1 where a non-finite loss or gradient made the step leave the parameters alone",
     "perf/tokens_per_sec": "tokens of the step over its time; compilation, evaluation and saving excluded",
     "perf/mfu": "model FLOPs per second over the peak of the devices, 0..1; absent where the peak is unknown",
@@ -30,6 +39,11 @@ METRICS: dict[str, str] = {
     "perf/data_wait_ms": "share of it in which the loop waited for the next batch",
     "perf/peak_bytes": "most memory in use so far: of one device, or of the process on CPU",
     "val/bpb": "validation bits per byte",
+    "val/loss": "nats per token of the assistant in held-out conversations; of DPO: mean over held-out pairs",
+    **{f"train/loss_part_{tag}": f"what the tokens tagged {tag} add to train/loss" for tag in TAGS},
+    **{f"val/loss_{tag}": f"nats per token tagged {tag} in held-out conversations" for tag in TAGS},
+    **PREFERENCE_METRICS,
+    **{f"val/{name}": f"on held-out pairs: {what}" for name, what in PREFERENCE_METRICS.items()},
 }
 
 

@@ -56,7 +56,8 @@ def make_optimizer(
             )
         else:
             direction = optax.scale_by_adam(b1=group.beta1, b2=group.beta2, eps=group.eps)
-        transforms[name] = optax.chain(direction, take_step(group, decay=config.decay, factor=factor))
+        step = take_step(group, decay=config.decay, factor=factor, scale=config.lr_scale)
+        transforms[name] = optax.chain(direction, step)
     by_group = optax.partition(transforms, groups)
     if config.clip_norm is None:
         return optax.with_extra_args_support(by_group)
@@ -81,8 +82,10 @@ def only_group(info: Any, name: str) -> Any:
     return jax.tree.map(lambda leaf: leaf if leaf.group == name else optax.MaskedNode(), info)
 
 
-def take_step(group: GroupConfig, *, decay: Decay, factor: Schedule) -> optax.GradientTransformationExtraArgs:
-    """Turns directions u into updates -rate * (u + weight_decay * p), with rate = lr * factor(step).
+def take_step(
+    group: GroupConfig, *, decay: Decay, factor: Schedule, scale: float
+) -> optax.GradientTransformationExtraArgs:
+    """Turns directions u into updates -rate * (u + weight_decay * p), with rate = scale * lr * factor(step).
 
     `cautious` decays only where that agrees with the direction, u * p >= 0 (arXiv:2510.12402), so that decay
     never pulls against the gradient.
@@ -92,7 +95,7 @@ def take_step(group: GroupConfig, *, decay: Decay, factor: Schedule) -> optax.Gr
         return optax.EmptyState()
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, optax.EmptyState]:
-        rate = group.lr * factor(extra["step"])
+        rate = scale * group.lr * factor(extra["step"])
 
         def with_decay(u: jax.Array, p: jax.Array) -> jax.Array:
             pull = group.weight_decay * p

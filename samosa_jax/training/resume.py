@@ -1,27 +1,39 @@
 """What may change between a checkpoint and the command that goes on from it, and what may not.
 
 **May not** (another model, or another order of data): `seed`, `stage`, `model.*` except how it is computed,
-`data.document_masking`, `train.batch_tokens`, `optimizer.GROUP.kind`, the tokenizer, and the text and weights
-of `data.sources` (their paths may).
+`lora.*`, `data.document_masking`, `chat.too_long`, `train.batch_tokens`, `optimizer.GROUP.kind`, the
+tokenizer, the model that the run began with, and the text and weights of `data.sources` (paths may).
 
 **May**: everything else. What changes the numbers from here on, such as `train.num_steps`, learning rates,
 the mesh or `train.compute_dtype`, is said aloud; how a run is shown, saved and evaluated is not.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samosa_jax.config import Config
 from samosa_jax.errors import UserError
-from samosa_jax.training.checkpoint import CheckpointRecord, find_newest_good, read_record
+from samosa_jax.keys import keys_of
+from samosa_jax.training.checkpoint import (
+    SEAL,
+    CheckpointRecord,
+    find_fault,
+    find_newest_good,
+    list_steps,
+    read_record,
+    step_folder,
+)
 from samosa_jax.training.run_folder import RunFolder
 
-FIXED = ("seed", "stage", "model.", "data.document_masking", "train.batch_tokens")
+FIXED = ("seed", "stage", "model.", "data.document_masking", "train.batch_tokens", "chat.too_long", "lora.")
 FREE = (
     "name",
     "out_dir",
-    "tokenizer",  # a path; its fingerprint is compared
+    "init_from",  # a path; its fingerprint is compared
+    "tokenizer",  # likewise
     "model.depth",  # what follows from it is compared
     "model.remat",
     "model.unroll_layers",
@@ -51,6 +63,64 @@ class Start:
     @property
     def step(self) -> int:
         return self.record.step if self.record else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The checkpoint whose parameters a run begins with."""
+
+    folder: Path
+    fingerprint: str  # of all its files
+
+
+def find_origin(path: str) -> Path:
+    """The checkpoint that init_from means: that folder, or the newest whole one of a run.
+
+    Raises UserError if there is none.
+    """
+    folder = Path(path)
+    if (folder / SEAL).exists():
+        return folder
+    checkpoints = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    steps = [step for step in list_steps(checkpoints) if (step_folder(checkpoints, step) / SEAL).exists()]
+    if not steps:
+        raise UserError(
+            f"init_from: {path} is neither a run with a finished checkpoint nor a checkpoint; name a folder "
+            "such as runs/base or runs/base/checkpoints/00001000"
+        )
+    return step_folder(checkpoints, steps[-1])
+
+
+def open_origin(path: str, *, tokenizer: str) -> Origin:
+    """The checkpoint that init_from means, every byte of it verified.
+
+    Raises UserError if it is damaged, or its model was trained with another tokenizer than this one.
+    """
+    folder = find_origin(path)
+    fault = find_fault(folder)
+    if fault is not None:
+        raise UserError(f"init_from: checkpoint {folder} cannot be used: {fault}; name another one")
+    trained_with = read_record(folder).tokenizer
+    if trained_with != tokenizer:
+        raise UserError(
+            f"init_from: {folder} was trained with tokenizer {trained_with[:12]}, the data was prepared with "
+            f"{tokenizer[:12]}; prepare the data with the tokenizer of that run"
+        )
+    return Origin(folder=folder, fingerprint=hashlib.sha256((folder / SEAL).read_bytes()).hexdigest())
+
+
+def inherited_values(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run takes over from the one that init_from names: the model, its optimizer and its loss."""
+    path = given.get("init_from")
+    if not path:
+        return {}
+    keys = keys_of(Config).keys() - {"model.depth", "optimizer.lr_scale"}
+    values = flatten(read_record(find_origin(path)).config)
+    return {
+        key: value
+        for key, value in values.items()
+        if key in keys and key.startswith(("model.", "optimizer.", "loss."))
+    }
 
 
 def find_start(run_folder: RunFolder, *, resume: str) -> Start:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from samosa_jax.errors import UserError
@@ -55,6 +56,11 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def reference(self) -> Path:
+        """Log-probabilities of preference pairs under the model that the run began with."""
+        return self.path / "reference.npz"
 
     @property
     def plot(self) -> Path:
@@ -130,6 +136,13 @@ def write_yaml(path: Path, values: Mapping[str, object]) -> None:
 def write_json(path: Path, values: object) -> None:
     """Writes plain nested values as indented JSON, atomically."""
     _replace(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays as .npz, atomically."""
+    temporary = path.with_name(f"{path.name}.tmp.npz")
+    np.savez(temporary, allow_pickle=False, **arrays)
+    os.replace(temporary, path)
 
 
 def _replace(path: Path, text: str) -> None:

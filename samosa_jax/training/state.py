@@ -1,14 +1,13 @@
 """What a training run carries from step to step, and where each array of it lives."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.sharding import param_shardings
 
@@ -24,26 +23,52 @@ class TrainState:
     bad_steps: Any  # int32 scalar: non-finite steps in a row, up to now
 
 
+class Trainable(Protocol):
+    """What parameters are made of: a Network, or adapters of one."""
+
+    @property
+    def info(self) -> Any: ...  # ParamInfo, in a tree like the parameters
+
+    def init(self, key: jax.Array) -> Params: ...
+
+
 def create_state(
-    network: Network, optimizer: optax.GradientTransformation, *, mesh: Mesh, seed: int
+    trained: Trainable, optimizer: optax.GradientTransformation, *, mesh: Mesh, seed: int
 ) -> TrainState:
     """The state before the first step, every array created where it will live; equal on every mesh."""
 
     def create(key: jax.Array) -> TrainState:
-        params = network.init(key)
-        return _new_state(params, optimizer)
+        return _new_state(trained.init(key), optimizer)
 
-    shardings = state_shardings(network.info, optimizer, mesh=mesh)
+    shardings = state_shardings(trained.info, optimizer, mesh=mesh)
     return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))
 
 
-def abstract_state(network: Network, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+def state_from(
+    params: Params, info: Any, optimizer: optax.GradientTransformation, *, mesh: Mesh
+) -> TrainState:
+    """The state before the first step of a run that begins with these parameters; takes them over."""
+    shardings = state_shardings(info, optimizer, mesh=mesh)
+    begin = jax.jit(lambda params: _new_state(params, optimizer), out_shardings=shardings, donate_argnums=0)
+    return begin(params)
+
+
+def abstract_params(info: Any, *, mesh: Mesh) -> Params:
+    """Shape, dtype and sharding of every parameter: what to restore into."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharding),
+        info,
+        param_shardings(info, mesh),
+    )
+
+
+def abstract_state(trained: Trainable, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
     """Shape, dtype and sharding of every array, as `jax.ShapeDtypeStruct`: what to restore into."""
-    shapes = _state_shapes(network.info, optimizer)
+    shapes = _state_shapes(trained.info, optimizer)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        state_shardings(network.info, optimizer, mesh=mesh),
+        state_shardings(trained.info, optimizer, mesh=mesh),
     )
 
 

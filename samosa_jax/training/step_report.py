@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from samosa_jax.data.batch import Batch
 from samosa_jax.training.display import Display, Progress, format_seconds
 from samosa_jax.training.environment import peak_bytes
 from samosa_jax.training.metrics import Writer
@@ -29,7 +29,7 @@ class DispatchedStep:
     """A step that the devices work on, its numbers not yet read."""
 
     step: int  # counts from 1
-    batch: Batch
+    batch: Any  # a NamedTuple of arrays, or of further ones
     metrics: StepMetrics  # device scalars
     compiled: float | None  # seconds of the dispatch if it may have compiled: the first of the process
     was_saving: bool  # a checkpoint was being written meanwhile
@@ -93,7 +93,7 @@ class StepReporter:
         loss, lr, peak = float(metrics.loss), float(metrics.lr), peak_bytes()
         values = {
             "train/loss": loss,
-            **{f"train/{name}": float(value) for name, value in metrics.extra.items()},
+            **{_full_name(name): float(value) for name, value in metrics.extra.items()},
             "train/lr": lr,
             "train/grad_norm": float(metrics.grad_norm),
             "train/tokens": done.step * self._speed.tokens_per_step,
@@ -163,9 +163,8 @@ class StepReporter:
             path = self._dump_folder / f"{done.step:08d}.npz"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(
-                    path, step=done.step, loss=loss, grad_norm=grad_norm, **done.batch._asdict()
-                )
+                arrays: dict[str, Any] = {".".join(place): array for place, array in _arrays(done.batch)}
+                np.savez_compressed(path, step=done.step, loss=loss, grad_norm=grad_norm, **arrays)
                 kept = f"; its batch is kept in {path}"
             except OSError as error:
                 kept = f"; its batch could not be kept ({error.strerror})"
@@ -173,3 +172,17 @@ class StepReporter:
             f"step {done.step} is not finite (loss {loss}, gradient norm {grad_norm}) and was skipped, "
             f"{self.bad_in_a_row} in a row{kept}"
         )
+
+
+def _full_name(name: str) -> str:
+    """Metrics of a loss function belong to training, unless their name says where."""
+    return name if "/" in name else f"train/{name}"
+
+
+def _arrays(batch: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """(names on the way, array) of everything in a batch."""
+    for name, value in batch._asdict().items():
+        if isinstance(value, np.ndarray):
+            yield (*place, name), value
+        elif value is not None:
+            yield from _arrays(value, (*place, name))

@@ -9,10 +9,12 @@ from samosa_kernels.cross_entropy.chunked import cross_entropy_chunked
 
 
 class CrossEntropy(NamedTuple):
-    """Sums over tokens, float32 scalars."""
+    """All float32."""
 
-    total: jax.Array  # sum of weight * (nll + z_loss * logsumexp^2): the one to differentiate
-    nll: jax.Array  # sum of weight * nll, for reading: no gradient flows through it
+    total: jax.Array  # scalar, sum of weight * (nll + z_loss * logsumexp^2): the one to differentiate
+    # For reading, no gradient flows through them:
+    nll: jax.Array  # scalar, sum of weight * nll
+    token_nll: jax.Array  # (...), of every token, whatever its weight; 0 where that is 0
 
 
 def softmax_cross_entropy(
@@ -26,7 +28,7 @@ def softmax_cross_entropy(
     z_loss: float,
     chunk_tokens: int,
 ) -> CrossEntropy:
-    """Weighted sums of -log softmax(cap * tanh(hidden @ head^T / cap))[target] over vocab_size columns.
+    """-log softmax(cap * tanh(hidden @ head^T / cap))[target] over vocab_size columns, weighted and summed.
 
     hidden is (..., D), targets (integers) and weights have its leading shape. The logits are computed in the
     dtype of hidden with float32 accumulation; softmax, loss and the head's gradient are float32. A token of
@@ -41,7 +43,7 @@ def softmax_cross_entropy(
     check_arguments(
         hidden, head_VD, targets, weights, vocab_size=vocab_size, soft_cap=soft_cap, chunk_tokens=chunk_tokens
     )
-    total, nll = cross_entropy_chunked(
+    losses = cross_entropy_chunked(
         hidden.reshape(-1, hidden.shape[-1]),
         head_VD,
         targets.reshape(-1),
@@ -51,7 +53,8 @@ def softmax_cross_entropy(
         z_loss=z_loss,
         chunk_tokens=chunk_tokens,
     )
-    return CrossEntropy(total=total, nll=lax.stop_gradient(nll))
+    token_nll = losses.token_nll.reshape(targets.shape)
+    return CrossEntropy(losses.total, lax.stop_gradient(losses.nll), lax.stop_gradient(token_nll))
 
 
 def check_arguments(

@@ -19,7 +19,13 @@ from jax import lax
 from samosa_kernels.products import product_float32
 from samosa_kernels.varying import varying_like
 
-Sums = tuple[jax.Array, jax.Array]  # over tokens: the loss with its z-loss, and without
+
+class Losses(NamedTuple):
+    """Of the tokens of a chunk, or of all."""
+
+    total: jax.Array  # sum with the z-loss
+    nll: jax.Array  # sum without
+    token_nll: jax.Array  # of every token by itself, without its weight; 0 where that is 0
 
 
 class _Options(NamedTuple):
@@ -41,8 +47,8 @@ def cross_entropy_chunked(
     soft_cap: float | None,
     z_loss: float,
     chunk_tokens: int,
-) -> Sums:
-    """total and nll of softmax_cross_entropy for N tokens in a row; gradients flow from total only."""
+) -> Losses:
+    """The losses of softmax_cross_entropy for N tokens in a row; gradients flow from total only."""
     weights_N = weights_N.astype(jnp.float32)
     # Out-of-range targets become V, which no column matches; so do those of rows that do not count.
     in_range = (targets_N >= 0) & (targets_N < vocab_size)
@@ -60,8 +66,8 @@ def cross_entropy_chunked(
 
 def _logits_and_losses(
     hidden_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array, weights_C: jax.Array, options: _Options
-) -> tuple[jax.Array, jax.Array, Sums]:
-    """Logits (C, V) in units of the cap, if there is one, their log-sum-exp (C,), and the chunk's sums."""
+) -> tuple[jax.Array, jax.Array, Losses]:
+    """Logits (C, V) in units of the cap, if there is one, their log-sum-exp (C,), and the chunk's losses."""
     V, cap = head_VD.shape[0], options.soft_cap
     logits_CV = product_float32(hidden_CD, head_VD, contract=(1, 1))
     if cap is not None:
@@ -76,9 +82,10 @@ def _logits_and_losses(
     if cap is not None:
         target_logit_C = cap * jnp.tanh(target_logit_C * (1 / cap))
     target_logit_C = jnp.where(targets_C < options.vocab_size, target_logit_C, -jnp.inf)
-    nll = jnp.sum(jnp.where(weights_C != 0, weights_C * (lse_C - target_logit_C), 0.0))
+    token_nll_C = jnp.where(weights_C != 0, lse_C - target_logit_C, 0.0)
+    nll = jnp.sum(weights_C * token_nll_C)
     total = nll + options.z_loss * jnp.sum(weights_C * lse_C**2)
-    return logits_CV, lse_C, (total, nll)
+    return logits_CV, lse_C, Losses(total, nll, token_nll_C)
 
 
 def _logsumexp(logits_CV: jax.Array, cap: float | None) -> jax.Array:
@@ -94,9 +101,9 @@ def _logsumexp(logits_CV: jax.Array, cap: float | None) -> jax.Array:
 
 def _chunk_gradients(
     hidden_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array, weights_C: jax.Array, options: _Options
-) -> tuple[Sums, jax.Array, jax.Array]:
-    """The chunk's sums, the gradient of its total in hidden (C, D), and in the transposed head (D, V)."""
-    logits_CV, lse_C, sums = _logits_and_losses(hidden_CD, head_VD, targets_C, weights_C, options)
+) -> tuple[Losses, jax.Array, jax.Array]:
+    """The chunk's losses, the gradient of its total in hidden (C, D), and in the transposed head (D, V)."""
+    logits_CV, lse_C, losses = _logits_and_losses(hidden_CD, head_VD, targets_C, weights_C, options)
     cap = 1.0 if options.soft_cap is None else options.soft_cap
     probs_CV = jnp.exp(cap * logits_CV - lse_C[:, None])
     if options.z_loss:
@@ -110,7 +117,7 @@ def _chunk_gradients(
     dhidden_CD = product_float32(dlogits_CV, head_VD, contract=(1, 0))
     # (D, V), because a matrix product that walks down the columns of dlogits is much slower on CPU.
     dhead_DV = product_float32(hidden_CD, dlogits_CV, contract=(0, 0))
-    return sums, dhidden_CD.astype(hidden_CD.dtype), dhead_DV
+    return losses, dhidden_CD.astype(hidden_CD.dtype), dhead_DV
 
 
 def _in_chunks(array: jax.Array, chunk_tokens: int) -> jax.Array:
@@ -122,45 +129,51 @@ def _in_chunks(array: jax.Array, chunk_tokens: int) -> jax.Array:
     return jnp.pad(array, padding).reshape(num_chunks, chunk, *array.shape[1:])
 
 
-def _sums_without_gradients(
+def _joined(losses: Losses, num_tokens: int) -> Losses:
+    """Of all chunks, whose losses are stacked."""
+    total, nll, token_nll_XC = losses
+    return Losses(jnp.sum(total), jnp.sum(nll), token_nll_XC.reshape(-1)[:num_tokens])
+
+
+def _losses_without_gradients(
     hidden_ND: jax.Array, head_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, options: _Options
-) -> Sums:
+) -> Losses:
     head_VD = head_VD.astype(hidden_ND.dtype)
     chunks = tuple(_in_chunks(array, options.chunk_tokens) for array in (hidden_ND, targets_N, weights_N))
 
-    def chunk_sums(chunk):
+    def of_chunk(chunk):
         hidden_CD, targets_C, weights_C = chunk
         return _logits_and_losses(hidden_CD, head_VD, targets_C, weights_C, options)[2]
 
-    return jax.tree.map(jnp.sum, lax.map(chunk_sums, chunks))
+    return _joined(lax.map(of_chunk, chunks), hidden_ND.shape[0])
 
 
 def _cross_entropy_forward(
     hidden_ND: jax.Array, head_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, options: _Options
-) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
+) -> tuple[Losses, tuple[jax.Array, jax.Array]]:
     compute_head_VD = head_VD.astype(hidden_ND.dtype)
 
     def add_chunk(dhead_DV, chunk):
         hidden_CD, targets_C, weights_C = chunk
-        sums, dhidden_CD, chunk_dhead_DV = _chunk_gradients(
+        losses, dhidden_CD, chunk_dhead_DV = _chunk_gradients(
             hidden_CD, compute_head_VD, targets_C, weights_C, options
         )
-        return dhead_DV + chunk_dhead_DV, (sums, dhidden_CD)
+        return dhead_DV + chunk_dhead_DV, (losses, dhidden_CD)
 
     chunks = tuple(_in_chunks(array, options.chunk_tokens) for array in (hidden_ND, targets_N, weights_N))
     no_gradient_DV = varying_like(jnp.zeros(head_VD.T.shape, jnp.float32), head_VD)
-    dhead_DV, (sums, dhidden_XCD) = lax.scan(add_chunk, no_gradient_DV, chunks)
+    dhead_DV, (losses, dhidden_XCD) = lax.scan(add_chunk, no_gradient_DV, chunks)
     dhidden_ND = dhidden_XCD.reshape(-1, hidden_ND.shape[1])[: hidden_ND.shape[0]]
-    return jax.tree.map(jnp.sum, sums), (dhidden_ND, dhead_DV.T.astype(head_VD.dtype))
+    return _joined(losses, hidden_ND.shape[0]), (dhidden_ND, dhead_DV.T.astype(head_VD.dtype))
 
 
 def _cross_entropy_backward(
-    options: _Options, gradients: tuple[jax.Array, jax.Array], cotangents: Sums
+    options: _Options, gradients: tuple[jax.Array, jax.Array], cotangents: Losses
 ) -> tuple[jax.Array, jax.Array, None, None]:
-    scale, _ = cotangents
+    scale = cotangents.total
     dhidden_ND, dhead_VD = ((gradient * scale).astype(gradient.dtype) for gradient in gradients)
     return dhidden_ND, dhead_VD, None, None
 
 
-_cross_entropy = jax.custom_vjp(_sums_without_gradients, nondiff_argnums=(4,))
+_cross_entropy = jax.custom_vjp(_losses_without_gradients, nondiff_argnums=(4,))
 _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)

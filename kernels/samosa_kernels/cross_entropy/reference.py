@@ -36,7 +36,7 @@ def softmax_cross_entropy_reference(
     lse = jax.nn.logsumexp(logits, axis=-1)
     target = jnp.where(in_range, targets, 0)[..., None]
     target_logit = jnp.take_along_axis(logits, target, axis=-1)[..., 0]
-    nll = jnp.where(in_range, lse - target_logit, jnp.inf)
-    nll = jnp.sum(jnp.where(counts, weights * nll, 0.0))
+    token_nll = jnp.where(counts, jnp.where(in_range, lse - target_logit, jnp.inf), 0.0)
+    nll = jnp.sum(weights * token_nll)
     total = nll + z_loss * jnp.sum(weights * lse**2)
-    return CrossEntropy(total=total, nll=lax.stop_gradient(nll))
+    return CrossEntropy(total, lax.stop_gradient(nll), lax.stop_gradient(token_nll))

@@ -1,0 +1,94 @@
+"""What a run begins with: nothing, another run's parameters, or a checkpoint of its own."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from samosa_jax.config import Config
+from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
+from samosa_jax.data.tokenizer import Tokenizer
+from samosa_jax.errors import UserError
+from samosa_jax.model.params import Params
+from samosa_jax.stage_evaluation import reference_log_probs
+from samosa_jax.stages import (
+    Machinery,
+)
+from samosa_jax.training.checkpoint import (
+    check_params,
+    restore_params,
+    restore_state,
+)
+from samosa_jax.training.display import Display, format_seconds
+from samosa_jax.training.resume import (
+    Origin,
+    Start,
+    open_origin,
+)
+from samosa_jax.training.run_folder import RunFolder, write_arrays
+from samosa_jax.training.state import (
+    TrainState,
+    abstract_params,
+    abstract_state,
+    create_state,
+    state_from,
+)
+
+
+def begin_from(config: Config, *, start: Start, machinery: Machinery, tokenizer: Tokenizer) -> Origin | None:
+    """The checkpoint of init_from, where it is still needed. Raises UserError if it is another one by now."""
+    if not config.init_from:
+        return None
+    if start.record is not None and not machinery.needs_frozen and config.content != "preferences":
+        return None  # a run that goes on has no more use for it
+    origin = open_origin(config.init_from, tokenizer=tokenizer.fingerprint)
+    if start.record is not None and start.record.data.get("begun_with") != origin.fingerprint:
+        raise UserError(
+            f"init_from: {origin.folder} is not the checkpoint that this run began with; name that one, or "
+            "give the new run another name"
+        )
+    check_params(origin.folder, abstract_params(machinery.network.info, mesh=machinery.mesh))
+    return origin
+
+
+def begun_with_fingerprint(start: Start, origin: Origin | None) -> object:
+    """Of the checkpoint whose parameters the run began with; None: random ones."""
+    if origin is not None:
+        return origin.fingerprint
+    return start.record.data.get("begun_with") if start.record is not None else None
+
+
+def find_reference(
+    config: Config,
+    *,
+    run_folder: RunFolder,
+    origin: Origin,
+    machinery: Machinery,
+    pipeline: PreferencePipeline,
+    params: Params,
+    display: Display,
+) -> list[np.ndarray]:
+    """The reference log-probabilities of every source, computed once in the life of a run."""
+    key = "\n".join([origin.fingerprint, *(source.shards.fingerprint for source in pipeline.sources)])
+    if run_folder.reference.exists():
+        with np.load(run_folder.reference) as stored:
+            if str(stored["key"]) == key:
+                return [stored[f"source_{index}"] for index in range(len(pipeline.sources))]
+    begun = time.perf_counter()
+    tables = reference_log_probs(config, machinery, pipeline, params)
+    arrays = {f"source_{index}": table for index, table in enumerate(tables)}
+    write_arrays(run_folder.reference, key=np.array(key), **arrays)
+    seconds = format_seconds(time.perf_counter() - begun)
+    display.say(f"reference log-probabilities of {sum(map(len, tables)):,} pairs computed in {seconds}")
+    return tables
+
+
+def make_state(machinery: Machinery, *, seed: int, folder: Path | None, origin: Origin | None) -> TrainState:
+    """Fresh, from the parameters of another run, or read from a checkpoint; made where it will live."""
+    trained, optimizer, mesh = machinery.trained, machinery.optimizer, machinery.mesh
+    if folder is not None:
+        return restore_state(folder, abstract_state(trained, optimizer, mesh=mesh))
+    if origin is None or trained is not machinery.network:
+        return create_state(trained, optimizer, mesh=mesh, seed=seed)
+    params = restore_params(origin.folder, abstract_params(machinery.network.info, mesh=mesh))
+    return state_from(params, machinery.network.info, optimizer, mesh=mesh)

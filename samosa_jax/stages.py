@@ -1,0 +1,267 @@
+"""What a run of each stage is made of, each part built from its configuration.
+
+Stages differ in their data (text, conversations, preference pairs), in the loss and in what is evaluated; in
+what is trained (all parameters, or adapters) and what it begins with. The loop knows none of this.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from samosa_jax.config import Config, to_dict
+from samosa_jax.data.chat.epoch_pipeline import open_items
+from samosa_jax.data.chat.opening import open_epoch_pipeline
+from samosa_jax.data.chat.pipeline import ChatBatch, ChatPipeline
+from samosa_jax.data.chat.preference_batch import PreferenceBatch
+from samosa_jax.data.chat.preference_pipeline import PreferencePipeline, pairs_per_row
+from samosa_jax.data.chat.template import Role
+from samosa_jax.data.packing import make_batch
+from samosa_jax.data.pipeline import TrainPipeline
+from samosa_jax.data.tokenizer import Tokenizer
+from samosa_jax.errors import ConfigError, UserError
+from samosa_jax.mesh_sizes import check_mesh
+from samosa_jax.model.gpt import Network
+from samosa_jax.model.lora import Adapters, make_lora_loss, merge_lora
+from samosa_jax.model.params import Params
+from samosa_jax.parallel.mesh import make_mesh
+from samosa_jax.sizes import flops_per_token
+from samosa_jax.training.chat_loss import make_chat_loss
+from samosa_jax.training.display import Display
+from samosa_jax.training.environment import peak_flops
+from samosa_jax.training.losses import LossFn, make_pretrain_loss
+from samosa_jax.training.metrics import JsonLines, TensorBoardWriter, WandbWriter, Writer
+from samosa_jax.training.optim import make_optimizer
+from samosa_jax.training.preference import make_dpo_loss
+from samosa_jax.training.run_folder import RunFolder
+from samosa_jax.training.schedules import make_schedule
+from samosa_jax.training.state import Trainable, state_shardings
+from samosa_jax.training.step import TrainStep, make_train_step, put_batch
+from samosa_jax.training.step_report import Speed
+
+Pipeline = TrainPipeline | ChatPipeline | PreferencePipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machinery:
+    """What the configuration builds, before any data or parameters."""
+
+    mesh: jax.sharding.Mesh
+    network: Network
+    trained: Trainable  # the network, or adapters of it
+    lora_scale: float | None  # None: the network itself is trained
+    needs_frozen: bool  # whether the step takes the parameters that the run began with
+    optimizer: optax.GradientTransformation
+    loss_fn: LossFn  # as the step takes it
+    train_step: TrainStep
+    num_microbatches: int
+
+    @property
+    def row_devices(self) -> int:
+        """Devices that rows are spread over."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def put(self, batch: Any) -> Any:
+        return put_batch(batch, num_microbatches=self.num_microbatches, mesh=self.mesh)
+
+    def whole(self, params: Params, frozen: Params | None) -> Params:
+        """The network's parameters, of what is trained and what it began with."""
+        if self.lora_scale is None or frozen is None:
+            return params
+        return _merge(frozen, params, self.lora_scale)
+
+
+_merge = jax.jit(lambda base, lora, scale: merge_lora(base, lora, scale=scale))
+
+
+def build(config: Config) -> Machinery:
+    """Raises ConfigError if model or batch do not divide over the devices."""
+    mesh = make_mesh(config.mesh)
+    check_mesh(config, mesh.size)
+    dtype = config.train.compute_dtype
+    if dtype == "auto":
+        dtype = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+    network = Network.build(config.model, compute_dtype=dtype)
+    loss_fn = make_loss(config, network)
+    trained: Trainable = network
+    lora_scale = None
+    if config.lora.rank:
+        trained = Adapters(network.info, rank=config.lora.rank, targets=config.lora.targets)
+        lora_scale = config.lora.alpha / config.lora.rank
+        loss_fn = make_lora_loss(loss_fn, scale=lora_scale)
+    optimizer = make_optimizer(
+        config.optimizer, config.schedule, num_steps=config.train.num_steps, info=trained.info
+    )
+    factor = make_schedule(config.schedule, num_steps=config.train.num_steps)
+    rate = config.optimizer.lr_scale * config.optimizer.matrix.lr
+    train_step = make_train_step(
+        loss_fn,
+        optimizer,
+        learning_rate=lambda step: rate * factor(step),
+        shardings=state_shardings(trained.info, optimizer, mesh=mesh),
+    )
+    rows_at_once = config.train.device_batch_size * mesh.shape["data"] * mesh.shape["fsdp"]
+    return Machinery(
+        mesh=mesh,
+        network=network,
+        trained=trained,
+        lora_scale=lora_scale,
+        needs_frozen=lora_scale is not None or (config.stage == "dpo" and config.dpo.reference == "frozen"),
+        optimizer=optimizer,
+        loss_fn=loss_fn,
+        train_step=train_step,
+        num_microbatches=config.batch_rows // rows_at_once,
+    )
+
+
+def make_loss(config: Config, network: Network) -> LossFn:
+    """Of the stage, in the parameters of the whole network."""
+    if config.content == "preferences":
+        return make_dpo_loss(
+            network,
+            beta=config.dpo.beta,
+            label_smoothing=config.dpo.label_smoothing,
+            loss_type=config.dpo.loss_type,
+            length_normalized=config.dpo.length_normalized,
+            chunk_tokens=config.loss.chunk_tokens,
+            reference=config.dpo.reference,
+        )
+    make = make_pretrain_loss if config.content == "text" else make_chat_loss
+    return make(network, z_loss=config.loss.z_loss, chunk_tokens=config.loss.chunk_tokens)
+
+
+def open_tokenizer(config: Config) -> Tokenizer:
+    """The one named, or the copy beside the data. Raises UserError if it is not the data's or the model's."""
+    shards = open_items(config.data.sources[0].path, config.content)
+    folder = Path(config.tokenizer) if config.tokenizer else shards.tokenizer_dir
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.fingerprint != shards.tokenizer_fingerprint:
+        raise UserError(
+            f"tokenizer {folder} ({tokenizer.fingerprint[:12]}) is not the one that {shards.folder} was "
+            f"prepared with ({shards.tokenizer_fingerprint[:12]}); leave "
+            "`tokenizer` empty to use the data's own"
+        )
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size is {config.model.vocab_size}, but tokenizer {folder} has "
+            f"{tokenizer.vocab_size} tokens; set model.vocab_size={tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def open_pipeline(config: Config, *, state: Mapping[str, Any] | None) -> Pipeline:
+    """`state` is the data state of the checkpoint to go on from; None: a new run."""
+    reading: dict[str, Any] = {
+        "batch_rows": config.batch_rows,
+        "context_len": config.model.context_len,
+        "seed": config.seed,
+        "num_threads": config.data.num_threads,
+        "prefetch_batches": config.data.prefetch_batches,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "state": state,
+    }
+    if config.content == "text":
+        for source in config.data.sources:
+            open_items(source.path, "text")
+        return TrainPipeline(
+            config.data.sources,
+            document_masking=config.data.document_masking,
+            wait_for_shards=config.data.wait_for_shards,
+            **reading,
+        )
+    return open_epoch_pipeline(
+        config.data.sources,
+        content=config.content,
+        curriculum=config.chat.curriculum_for(config.stage),
+        num_steps=config.train.num_steps,
+        too_long=config.chat.too_long,
+        **reading,
+    )
+
+
+def resolve_epochs(config: Config) -> Config:
+    """With train.horizon=epochs: the configuration with the steps that so many epochs of its data take."""
+    if config.train.horizon != "epochs":
+        return config
+    pipeline = open_pipeline(config, state=None)
+    assert not isinstance(pipeline, TrainPipeline)  # Config has checked it
+    num_steps = pipeline.steps_in(config.train.horizon_value)
+    try:
+        return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=num_steps))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{config.train.horizon_value:g} epochs are {num_steps} steps of {config.train.batch_tokens} "
+            f"tokens: {error}"
+        ) from error
+
+
+def describe_data(config: Config, pipeline: Pipeline) -> list[str]:
+    """A line for each source: what of it is read."""
+    if isinstance(pipeline, TrainPipeline):
+        weights = sum(source.weight for source in config.data.sources)
+        return [
+            f"data: {source.path}, {source.weight / weights:.1%} of the rows, "
+            f"{opened.stream.shards.num_tokens:,} tokens in {opened.stream.shards.num_documents:,} documents"
+            for source, opened in zip(config.data.sources, pipeline.sources, strict=True)
+        ]
+    rows = pipeline.rows.rows_in(1)
+    return [
+        *(f"data: {source.path}, {source.summary()}" for source in pipeline.sources),
+        f"an epoch: {pipeline.rows.num_items:,} items in {rows:,} rows, {pipeline.rows.filled():.1%} of "
+        f"their positions filled, {pipeline.steps_in(1):,} steps",
+    ]
+
+
+def fingerprints(pipeline: Pipeline) -> dict[str, Any]:
+    """Of the text, conversations or pairs of every source, by path."""
+    if isinstance(pipeline, TrainPipeline):
+        return {source.path: source.state()["fingerprint"] for source in pipeline.sources}
+    return {source.path: source.shards.fingerprint for source in pipeline.sources}
+
+
+def synthetic_batch(config: Config) -> Any:
+    """A full batch of the stage's kind, of random tokens."""
+    random = np.random.default_rng(config.seed)
+    rows, length = config.batch_rows, config.model.context_len
+    tokens = random.integers(config.model.vocab_size, size=(rows, length + 1), dtype=np.int32)
+    batch = make_batch(tokens[:, :-1], tokens[:, 1:], np.zeros((rows, length), bool), document_masking=True)
+    if config.content == "text":
+        return batch
+    if config.content == "conversations":
+        return ChatBatch(batch, np.full((rows, length), Role.ASSISTANT, np.uint8))
+    half = np.arange(length) >= length // 2
+    pairs = np.zeros((rows, pairs_per_row(length)), np.float32)
+    pairs[:, 0] = 1
+    sequence = np.broadcast_to(half.astype(np.int32), (rows, length))
+    reference = np.zeros((*pairs.shape, 2), np.float32)
+    return PreferenceBatch(batch=batch, sequence=sequence, pairs=pairs, reference=reference)
+
+
+def make_writers(config: Config, run_folder: RunFolder, *, first_step: int, display: Display) -> list[Writer]:
+    """metrics.jsonl, and what the configuration asks for beside it."""
+    writers: list[Writer] = [JsonLines(run_folder.metrics, say=display.say)]
+    if config.log.tensorboard:
+        writers.append(TensorBoardWriter(run_folder.tensorboard, first_step=first_step))
+    if config.log.wandb_project:
+        writers.append(
+            WandbWriter(
+                run_folder.path, project=config.log.wandb_project, name=config.name, config=to_dict(config)
+            )
+        )
+    return writers
+
+
+def make_speed(config: Config, mesh: jax.sharding.Mesh) -> Speed:
+    device = mesh.devices.flat[0]
+    peak = peak_flops(device.device_kind, platform_name=device.platform)
+    return Speed(
+        tokens_per_step=config.train.batch_tokens,
+        flops_per_token=flops_per_token(config.model),
+        peak_flops=None if peak is None else peak * mesh.size,
+    )

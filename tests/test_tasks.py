@@ -1,0 +1,286 @@
+"""The calculator, how answers are read, and the tasks whose rows come from files."""
+
+import gzip
+import json
+import operator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samosa_jax.data.chat.conversation import check, parse_conversation, to_json
+from samosa_jax.errors import UserError
+from samosa_jax.tasks.calculator import CalculatorError, calculate, evaluate, show
+from samosa_jax.tasks.gsm8k import Gsm8kTask, conversation_of
+from samosa_jax.tasks.identity import Persona, load_persona
+from samosa_jax.tasks.multiple_choice import ChoiceQuestion, MultipleChoiceTask, read_choice_row
+from samosa_jax.tasks.scoring import (
+    chosen_letter,
+    final_date,
+    final_number,
+    final_spelling,
+    final_time,
+    final_weekday,
+    gives_number,
+)
+from samosa_jax.tasks.verse import is_couplet, is_haiku, is_joke, is_limerick
+
+
+@pytest.mark.parametrize(
+    ("expression", "shown"),
+    [
+        ("23 * 47", "1081"),
+        ("23 × 47", "1081"),
+        ("23 x 47", "1081"),
+        ("-2**2", "-4"),
+        ("2**3**2", "512"),
+        ("2 ^ -1", "0.5"),
+        ("1,250.50 * 2", "2501"),
+        ("17% * 45", "7.65"),
+        ("17 % 5", "2"),
+        ("-7 // 2", "-4"),
+        ("1 / 3", "0.333333333333"),
+        ("2 / 3", "0.666666666667"),
+        ("0.1 + 0.2", "0.3"),
+        ("10 - 4 - 3", "3"),
+        ("16 / 4 / 2", "2"),
+        ("2 ** 0.5", "1.41421356237"),
+        ("1000 * (1 + 5 / 100)**3", "1157.625"),
+        (".5 + 5.", "5.5"),
+        ("- - 3", "3"),
+        ("123456789012 * 3 + 0.25", "370370367036.25"),
+        ("1**999999999 + (-1)**3", "0"),
+    ],
+)
+def test_the_calculator_shows(expression: str, shown: str):
+    assert calculate(expression) == shown
+
+
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("", "empty"),
+        ("1 / 0", "division by zero"),
+        ("0 ** -1", "division by zero"),
+        ("(1 + 2", "closing bracket"),
+        ("1 +", "ends where a number"),
+        ("1 2", "'2' at character 3"),
+        ("__import__('os')", "'_' at character 1"),
+        ("9**9**9", "too large"),
+        ("2**99999", "too large"),
+        ("(-8) ** 0.5", "no real power"),
+        ("(" * 200 + "1" + ")" * 200, "nested"),
+        ("1" * 501, "at most 500"),
+    ],
+)
+def test_the_calculator_refuses(expression: str, complaint: str):
+    with pytest.raises(CalculatorError, match=complaint):
+        calculate(expression)
+
+
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+
+
+@st.composite
+def expressions(draw: st.DrawFn, depth: int = 4) -> tuple[str, Fraction]:
+    """An expression with brackets around every step, and its value by Python's fractions."""
+    if depth == 0 or draw(st.booleans()):
+        cents = draw(st.integers(0, 10_000))
+        return f"{cents / 100:.2f}", Fraction(cents, 100)
+    (left, a), (right, b) = draw(expressions(depth=depth - 1)), draw(expressions(depth=depth - 1))
+    sign = draw(st.sampled_from("+-*" if b == 0 else "+-*/"))
+    return f"({left} {sign} {right})", OPERATORS[sign](a, b)
+
+
+@given(expressions())
+def test_the_calculator_agrees_with_fractions(drawn: tuple[str, Fraction]):
+    text, value = drawn
+    if len(text) <= 500:
+        assert evaluate(text) == value
+
+
+@given(st.text(alphabet="0123456789.+-*/%()^ ,x", max_size=30))
+def test_the_calculator_gives_a_value_or_a_complaint(text: str):
+    try:
+        value = evaluate(text)
+    except CalculatorError:
+        return  # nothing but this error may come out
+    # Shown values are rounded to twelve digits, relative to their size.
+    assert abs(Fraction(show(value)) - value) <= abs(value) / 10**11
+
+
+def test_shown_values_have_twelve_digits_and_no_trailing_zeros():
+    assert show(Fraction(12345678901234567, 10**6)) == "12345678901.23"
+    assert show(Fraction(10**30)) == "1" + "0" * 30
+    assert show(Fraction(-5, 2)) == "-2.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "places", "right"),
+    [
+        ("It is $1,250.00.", "1250", None, True),
+        ("so 3 boxes make 72.", "72", None, True),
+        ("#### 72\nand 5 more", "72", None, True),
+        ("It falls to −5", "-5", None, True),
+        ("7.654", "7.65", 2, True),
+        ("7.66", "7.65", 2, False),
+        ("7.654", "7.65", None, False),
+        ("no number", "1", None, False),
+        ("721", "72", None, False),
+        ("from 5-3", "3", None, True),
+        ("what is 5 - 3", "3", None, True),
+        ("a loss of -$1,250.50", "-1250.5", None, True),
+        ("#### 276,0001", "276000", None, False),
+    ],
+)
+def test_numbers_are_read(text: str, wanted: str, places: int | None, right: bool):
+    assert gives_number(text, wanted, places=places) is right
+
+
+def test_other_answers_are_read():
+    assert final_number("none") is None
+    assert final_weekday("not monday but Saturday") == "Saturday"
+    assert final_date("From 3 May 2001 to March 14, 1987.") == "1987-03-14"
+    assert final_date("1987-03-14") == "1987-03-14"
+    assert final_time("leaves at 2 pm and comes at 12:05 am") == "00:05"
+    assert final_time("17:30") == "17:30"
+    assert final_spelling("banana is b-a-n-a-n-a") == "banana"
+    assert final_spelling("I see a, b and c d e") == "cde"
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The correct choice is B: food.", "B"),
+        ("(C)", "C"),
+        ("D", "D"),
+        ("B. food", "B"),
+        ("answer: A", "A"),
+        ("A mammal is warm-blooded.", None),
+        ("I would take the second one", None),
+    ],
+)
+def test_letters_are_read(text: str, letter: str | None):
+    assert chosen_letter(text) == letter
+
+
+def test_forms_of_verse_are_told_apart():
+    haiku = "The quiet mountain\nA shadow fades by the sea\nGentle cloud settles"
+    couplet = "A kite went up in the light\nand was lost to sight"
+    limerick = "A man from Spain\nCame in the rain\nThe neighbours said\nGo to bed\nOn the train"
+    joke = "Why did it stop?\nNobody had wound it up."
+    texts = {is_haiku: haiku, is_couplet: couplet, is_limerick: limerick, is_joke: joke}
+    for rule in texts:
+        assert [text for text in texts.values() if rule(text)] == [texts[rule]]
+    assert not is_haiku(haiku.replace("quiet", "cold"))
+    assert not is_couplet(couplet.replace("sight", "view"))
+
+
+def test_gsm8k_becomes_calls():
+    solution = "She sold 48/2 = <<48/2=24>>24 clips.\nIn all 48+24 = <<48+24=72>>72.\n#### 72"
+    found = conversation_of("How many?", solution)
+    check(found)
+    calls = [message.tool_call.arguments for message in found.messages if message.tool_call]
+    assert calls == [{"expression": "48/2"}, {"expression": "48+24"}]
+    assert [message.text for message in found.messages if message.role == "tool"] == ["24", "72"]
+    spoken = "".join(message.text for message in found.messages if message.role == "assistant")
+    assert spoken == solution.replace("<<48/2=24>>", "").replace("<<48+24=72>>", "")
+    wrong = conversation_of("How many?", "That is <<10/3=3>>3.\n#### 3")
+    assert [message.role for message in wrong.messages] == ["user", "assistant"]
+
+
+def test_gsm8k_rows(test_data: Path):
+    task = Gsm8kTask(train=test_data / "gsm8k/train.jsonl.gz", heldout=test_data / "gsm8k/test.jsonl.gz")
+    examples = list(task.examples("heldout", 0, 300))
+    assert examples[:20] == list(task.examples("heldout", 0, 20))
+    assert examples != list(task.examples("heldout", 1, 300))
+    calls = 0
+    for example in examples:
+        check(example.conversation)
+        assert parse_conversation(to_json(example.conversation)) == example.conversation
+        assert task.score(example, example.answer_text) == 1.0
+        assert task.score(example, f"#### {example.answer}1") == 0.0
+        messages = example.conversation.messages
+        for message, result in pairwise(messages):
+            if message.tool_call:
+                calls += 1
+                assert result.text == calculate(message.tool_call.arguments["expression"])
+    assert calls > 300
+
+
+def test_gsm8k_scores_real_solutions(test_data: Path):
+    """The published verdicts on model solutions are ours."""
+    task = Gsm8kTask(train=test_data / "gsm8k/test.jsonl.gz", heldout=test_data / "gsm8k/test.jsonl.gz")
+    by_question = {example.prompt.messages[0].text: example for example in task.examples("train", 0, 1319)}
+    agree, seen = 0, 0
+    with gzip.open(test_data / "gsm8k/example_model_solutions.jsonl.gz") as file:
+        for line in file:
+            row = json.loads(line)
+            example = by_question.get(row["question"].strip())
+            for value in row.values():
+                if example and isinstance(value, dict) and "is_correct" in value:
+                    seen += 1
+                    agree += task.score(example, value["solution"]) == float(value["is_correct"])
+    assert seen > 1000
+    assert agree == seen
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('{"question": "q", "answer": "no mark"}', "row 1 does not end in #### and a number"),
+        ('{"question": "q"}', 'row 1 has no texts "question" and "answer"'),
+        ("{", "row 1 is not JSON"),
+        ("", "no rows"),
+    ],
+)
+def test_bad_gsm8k_files_are_named(tmp_path: Path, content: str, complaint: str):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=complaint):
+        Gsm8kTask(train=path, heldout=path)
+
+
+def test_multiple_choice():
+    row = ChoiceQuestion(question="What do lichens need?", choices=("light", "money"), answer=0)
+    task = MultipleChoiceTask(train=[row], heldout=[row])
+    (example,) = task.examples("train", 0, 1)
+    assert "A. light\nB. money" in example.prompt.messages[0].text
+    assert task.score(example, example.answer_text) == 1.0
+    assert task.score(example, "The correct choice is B: money") == 0.0
+    assert len(list(task.examples("train", 0, 5))) == 5
+
+
+def test_rows_of_mmlu_and_arc():
+    mmlu = {"question": "q", "choices": ["a", "b"], "answer": 1}
+    arc = {"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"}
+    assert read_choice_row(mmlu, "x") == read_choice_row(arc, "x")
+    for bad in ({}, {**mmlu, "answer": 2}, {**mmlu, "choices": ["a"]}, {**arc, "answerKey": "C"}):
+        with pytest.raises(UserError, match=r"x\.jsonl: row 3 is no multiple-choice question"):
+            read_choice_row(bad, "x.jsonl: row 3")
+
+
+def test_the_persona_file_is_the_default_persona():
+    assert load_persona(Path(__file__).parents[1] / "configs/personas/samosachaat.yaml") == Persona()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("nme: x", "'nme' is no key"),
+        ("name: 3", "name is 3; expected a text"),
+        ("character: []", "character is \\[\\]; expected a list of texts"),
+        ("- a", "expected keys such as name"),
+        ("a: [", "no persona can be read"),
+    ],
+)
+def test_bad_personas_are_named(tmp_path: Path, content: str, complaint: str):
+    path = tmp_path / "persona.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=complaint) as caught:
+        load_persona(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
