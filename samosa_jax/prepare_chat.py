@@ -19,6 +19,7 @@ from samosa_jax.data.chat.role_bytes import BEGINS_TURN, SPOKEN
 from samosa_jax.data.holdout import ValidationRule
 from samosa_jax.data.manifest import Split
 from samosa_jax.data.shards import ShardSet
+from samosa_jax.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class ChatFlags:
     on_bad_row: OnBadRow = "fail"  # skip: count it and go on
     every_path: bool = False  # all conversations of a message tree, not only the best ranked
     max_rows: int | None = None  # take no more than so many
+    fill: tuple[str, ...] = ()  # KEY=VALUE: {{KEY}} in what is said becomes VALUE
     val_documents: int | None = None  # hold out exactly so many; with val_frac: at most so many
     val_frac: float | None = None  # share to hold out; 0.01 if neither is given
     seed: int = 0  # chooses what is held out
@@ -48,11 +50,19 @@ class ChatFlags:
             on_bad_row=self.on_bad_row,
             every_path=self.every_path,
             max_rows=self.max_rows,
+            fill=dict(map(_key_and_value, self.fill)),
             validation=ValidationRule(
                 val_documents=self.val_documents, val_frac=self.val_frac, seed=self.seed
             ),
             shard_tokens=self.shard_tokens,
         )
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UserError(f"--fill is {text!r}; expected KEY=VALUE, as in --fill name=samosaChaat")
+    return key, value
 
 
 def main(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ message to the next is one turn of the assistant, however many calls it makes.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -173,6 +173,28 @@ def to_json(conversation: Conversation) -> dict[str, Any]:
         messages.append(raw)
     tools = {"tools": [dict(tool) for tool in conversation.tools]} if conversation.tools else {}
     return {"messages": messages, **tools}
+
+
+def filled(conversation: Conversation, values: Mapping[str, str]) -> Conversation:
+    """With every {{key}} in what is said replaced by its value: identities are published with such places."""
+
+    if not values:
+        return conversation
+
+    def fill(text: str) -> str:
+        for key, value in values.items():
+            text = text.replace(f"{{{{{key}}}}}", value)
+        return text
+
+    messages = tuple(
+        replace(
+            message,
+            text=fill(message.text),
+            think=None if message.think is None else fill(message.think),
+        )
+        for message in conversation.messages
+    )
+    return replace(conversation, messages=messages)
 
 
 def split_think(content: str) -> tuple[str | None, str]:

@@ -3,12 +3,12 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samosa_jax.data.chat.conversation import Conversation, to_json
+from samosa_jax.data.chat.conversation import Conversation, filled, to_json
 from samosa_jax.data.chat.preferences import PreferencePair
 from samosa_jax.data.chat.reading import (
     AUTO,
@@ -43,6 +43,7 @@ class ChatOptions:
     on_bad_row: OnBadRow = "fail"
     every_path: bool = False  # of message trees
     max_rows: int | None = None  # examples taken, at most
+    fill: Mapping[str, str] = field(default_factory=dict)  # {{key}} in what is said -> its value
     validation: ValidationRule = field(default_factory=ValidationRule)
     shard_tokens: int = 10_000_000
 
@@ -55,7 +56,7 @@ class ChatOptions:
     def recorded(self) -> dict[str, Any]:
         """What decides the bytes of the shards, beside the inputs, as the manifest keeps it."""
         names = ("preferences", "format", "on_bad_row", "every_path", "max_rows", "shard_tokens")
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, "fill": dict(self.fill)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,21 +178,28 @@ def _write(
 def _examples(options: ChatOptions, statistics: ReadStatistics) -> Iterator[AnyExample]:
     examples: Iterator[AnyExample]
     if options.preferences:
-        examples = read_preferences(
+        pairs = read_preferences(
             options.inputs, on_bad_row=options.on_bad_row, format=options.format, statistics=statistics
         )
+        examples = (pair._replace(value=_filled_pair(pair.value, options.fill)) for pair in pairs)
     else:
-        examples = read_conversations(
+        conversations = read_conversations(
             options.inputs,
             on_bad_row=options.on_bad_row,
             format=options.format,
             every_path=options.every_path,
             statistics=statistics,
         )
+        examples = (one._replace(value=filled(one.value, options.fill)) for one in conversations)
     for example in examples:
         yield example
         if statistics.kept == options.max_rows:
             return
+
+
+def _filled_pair(pair: PreferencePair, values: Mapping[str, str]) -> PreferencePair:
+    prompt, chosen, rejected = (filled(side, values) for side in (pair.prompt, pair.chosen, pair.rejected))
+    return PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected)
 
 
 def _threshold(options: ChatOptions) -> int:
