@@ -159,15 +159,20 @@ def test_a_kernel_compiled_again_is_reported_again(
 
 @needs_compiler
 @pytest.mark.parametrize("impl", ["hopper", "triton"])
-def test_lengths_that_nothing_divides_compile(impl: str, h100: jax.sharding.Mesh):
-    def loss(q, k, v):
-        ranges = causal_ranges(1, 333)
-        return attention(q, k, v, ranges, window=None, impl=impl).out.astype(jnp.float32).sum()
+def test_memory_grows_with_the_length_which_nothing_need_divide(impl: str, h100: jax.sharding.Mesh):
+    def peak_bytes(length: int) -> int:
+        def loss(q, k, v):
+            ranges = causal_ranges(1, length)
+            return attention(q, k, v, ranges, window=None, impl=impl).out.astype(jnp.float32).sum()
 
-    q, kv = bfloat16(1, 333, 4, 64), bfloat16(1, 333, 2, 64)
-    compilation = aot.compile_for(jax.grad(loss, argnums=(0, 1, 2)), q, kv, kv, mesh=h100)
-    kernels = [report for report in compilation.ptxas if "attention" in report.name]
-    assert len(kernels) == 3
+        q, kv = bfloat16(1, length, 4, 64), bfloat16(1, length, 2, 64)
+        compilation = aot.compile_for(jax.grad(loss, argnums=(0, 1, 2)), q, kv, kv, mesh=h100)
+        assert len([report for report in compilation.ptxas if "attention" in report.name]) == 3
+        return compilation.peak_bytes
+
+    short, long = 1333, 5332
+    all_scores = 4 * 4 * long**2
+    assert peak_bytes(long) < min(4.5 * peak_bytes(short), all_scores / 8)
 
 
 def attention_on_eight(shard_mapped: bool) -> str:

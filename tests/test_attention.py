@@ -137,7 +137,7 @@ def test_auto_says_once_what_it_chose(caplog):
 def test_refusals_say_why():
     q, k, v, lo, hi, *_ = make_inputs(1, 8, 4, 2, H=4)
     ranges = KeyRanges(lo, hi)
-    with pytest.raises(ValueError, match="impl is 'flash'; use auto or one of chunked, "):
+    with pytest.raises(ValueError, match="impl is 'flash'; use auto or one of reference, chunked, "):
         attention(q, k, v, ranges, window=None, impl="flash")
     with pytest.raises(ValueError, match="impl=chunked cannot run: it is no Pallas kernel"):
         attention(q, k, v, ranges, window=None, impl="chunked", interpret=True)

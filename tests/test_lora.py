@@ -102,7 +102,7 @@ def test_merged_weights_add_nothing_but_a_change_of_the_rank(base, adapters):
             {f"attention/{name}" for name in ("query", "key", "value", "output")} | {"mlp/up", "mlp/down"},
         ),
     ],
-    ids=str,
+    ids=lambda value: ",".join(value) if isinstance(value, tuple) else "",
 )
 def test_targets_and_the_number_of_trainable_parameters(targets, expected):
     info = lora_info(NETWORK.info, rank=RANK, targets=targets)

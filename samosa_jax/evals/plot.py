@@ -1,4 +1,4 @@
-"""The picture of a run: training loss, smoothed, and validation bits per byte, from its metrics.jsonl."""
+"""The picture of a run: training loss, smoothed, and what the stage validates by, from its metrics.jsonl."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,11 @@ import numpy as np
 from samosa_jax.training.metrics import is_train_record, read_json_lines
 
 SMOOTHING_SHARE = 0.02  # of the run: the window of the smoothed curve
+VALIDATION = {  # the first that a run has is shown, with what it is
+    "val/bpb": "bits per byte",
+    "val/rewards/accuracies": "pairs told right, held out",
+    "val/loss": "held-out loss\n(nats per token of the assistant)",
+}
 
 
 def plot_loss(metrics: Path, picture: Path, *, title: str) -> None:
@@ -15,27 +20,30 @@ def plot_loss(metrics: Path, picture: Path, *, title: str) -> None:
     # Matplotlib takes most of a second to import; nobody should wait for it before the first step.
     from matplotlib.figure import Figure
 
-    steps, losses, val_steps, val_bpb = [], [], [], []
-    for record in read_json_lines(metrics):
+    records = list(read_json_lines(metrics))
+    shown = next((name for name in VALIDATION if any(name in record for record in records)), None)
+    steps, losses, val_steps, values = [], [], [], []
+    for record in records:
         if is_train_record(record):
             if isinstance(record["train/loss"], float):
                 steps.append(record["step"])
                 losses.append(record["train/loss"])
-        elif isinstance(record.get("val/bpb"), float):
+        elif shown is not None and isinstance(record.get(shown), float):
             val_steps.append(record["step"])
-            val_bpb.append(record["val/bpb"])
-    figure = Figure(figsize=(8, 6.5 if val_bpb else 4.5), dpi=150, layout="constrained")
-    heights = [2, 1] if val_bpb else [1]
+            values.append(record[shown])
+    figure = Figure(figsize=(8, 6.5 if values else 4.5), dpi=150, layout="constrained")
+    heights = [2, 1] if values else [1]
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     smoothed = smooth(losses)
     panels[0].plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
     last = f"smoothed, {smoothed[-1]:.3f} at the end" if losses else "no finite loss yet"
     panels[0].plot(steps, smoothed, color="tab:blue", linewidth=1.6, label=last)
-    panels[0].set(title=title, ylabel="training loss (nats per token)")
-    if val_bpb:
-        label = f"validation, {val_bpb[-1]:.4f} at the end"
-        panels[1].plot(val_steps, val_bpb, color="tab:orange", marker="o", markersize=4, label=label)
-        panels[1].set(ylabel="bits per byte")
+    per = "pair" if shown == "val/rewards/accuracies" else "token"
+    panels[0].set(title=title, ylabel=f"training loss (nats per {per})")
+    if shown is not None and values:
+        label = f"validation, {values[-1]:.4f} at the end"
+        panels[1].plot(val_steps, values, color="tab:orange", marker="o", markersize=4, label=label)
+        panels[1].set(ylabel=VALIDATION[shown])
     for panel in panels:
         panel.grid(alpha=0.25)
         panel.legend(loc="upper right", frameon=False)

@@ -18,6 +18,8 @@ class Summary:
     tokens: int
     final_loss: float | None  # mean of the last finite steps
     val_bpb: float | None  # the last
+    val_loss: float | None  # the last, of stages after pretraining
+    val_accuracy: float | None  # the last, of held-out preference pairs
     seconds: float  # of training, evaluating and saving, over all processes of the run
     tokens_per_sec: float | None  # without compilation, evaluation and saving
     cost: float | None  # seconds times log.cost_per_hour; None: not given
@@ -30,6 +32,10 @@ class Summary:
             figures.append(f"loss {self.final_loss:.4f}")
         if self.val_bpb is not None:
             figures.append(f"validation {self.val_bpb:.4f} bits per byte")
+        if self.val_loss is not None:
+            figures.append(f"validation loss {self.val_loss:.4f}")
+        if self.val_accuracy is not None:
+            figures.append(f"held-out pairs told right {self.val_accuracy:.1%}")
         effort = [f"time {format_seconds(self.seconds)}"]
         if self.tokens_per_sec is not None:
             effort.append(f"{self.tokens_per_sec:,.0f} tokens/s")
@@ -49,11 +55,11 @@ def summarize(
     """What a run's metrics.jsonl says of it. `seconds` and the newest checkpoint are not in there."""
     steps = tokens = skipped = timed_tokens = 0
     timed_seconds = 0.0
-    val_bpb: float | None = None
+    last: dict[str, float] = {}
     losses: list[float] = []
     for record in read_json_lines(metrics):
         if not is_train_record(record):
-            val_bpb = record.get("val/bpb", val_bpb)
+            last |= record
             continue
         steps, skipped = record["step"], skipped + record["train/skipped"]
         if not record["train/skipped"]:
@@ -67,7 +73,9 @@ def summarize(
         num_steps=num_steps,
         tokens=tokens,
         final_loss=statistics.fmean(losses) if losses else None,
-        val_bpb=val_bpb,
+        val_bpb=last.get("val/bpb"),
+        val_loss=last.get("val/loss"),
+        val_accuracy=last.get("val/rewards/accuracies"),
         seconds=seconds,
         tokens_per_sec=timed_tokens / timed_seconds if timed_seconds else None,
         cost=seconds / 3_600 * cost_per_hour if cost_per_hour else None,

@@ -12,7 +12,7 @@ from samosa_jax.data.chat.preference_batch import PreferenceBatch
 from samosa_jax.data.chat.role_bytes import SPOKEN, from_bytes
 from samosa_jax.data.shards import ShardSet
 
-POSITIONS_PER_PAIR = 128  # a row has room for a pair of this size at least
+POSITIONS_PER_PAIR = 64  # a row has room for a pair of this size at least
 MOST_PAIRS = 32
 
 

@@ -134,7 +134,7 @@ def render_text(conversation: Conversation, *, for_answer: bool = False) -> str:
 
 def chat_template_text() -> str:
     """The template in Jinja, for `tokenizer.chat_template` of transformers."""
-    return resources.files("samosa_jax.data").joinpath(TEMPLATE_FILE).read_text(encoding="utf-8")
+    return resources.files("samosa_jax.data.chat").joinpath(TEMPLATE_FILE).read_text(encoding="utf-8")
 
 
 def write_chat_template(folder: Path) -> Path:
