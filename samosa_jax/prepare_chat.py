@@ -34,6 +34,7 @@ class ChatFlags:
     on_bad_row: OnBadRow = "fail"  # skip: count it and go on
     every_path: bool = False  # all conversations of a message tree, not only the best ranked
     max_rows: int | None = None  # take no more than so many
+    max_tokens: int | None = None  # conversations of more tokens are bad rows
     fill: tuple[str, ...] = ()  # KEY=VALUE: {{KEY}} in what is said becomes VALUE
     val_documents: int | None = None  # hold out exactly so many; with val_frac: at most so many
     val_frac: float | None = None  # share to hold out; 0.01 if neither is given
@@ -50,6 +51,7 @@ class ChatFlags:
             on_bad_row=self.on_bad_row,
             every_path=self.every_path,
             max_rows=self.max_rows,
+            max_tokens=self.max_tokens,
             fill=dict(map(_key_and_value, self.fill)),
             validation=ValidationRule(
                 val_documents=self.val_documents, val_frac=self.val_frac, seed=self.seed

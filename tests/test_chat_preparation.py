@@ -83,6 +83,19 @@ def test_it_is_whole_or_not_there(rows: Path, tokenizer: Path):
     assert sum(count for name, count in summary.statistics.items() if name.startswith("bad: ")) == 1
 
 
+def test_conversations_that_are_too_long_are_named_and_counted(rows: Path, tokenizer: Path):
+    write(options(rows, tokenizer, out=rows.parent / "all"))
+    lengths = [len(tokens) for tokens, _ in documents(rows.parent / "all")]
+    limit = sorted(lengths)[len(lengths) // 2]
+    with pytest.raises(UserError, match=rf"rows\.jsonl: row \d+: \d+ tokens, more than --max-tokens {limit}"):
+        write(options(rows, tokenizer, max_tokens=limit))
+    counted = write(options(rows, tokenizer, max_tokens=limit, on_bad_row="skip")).statistics
+    too_long = sum(length > limit for length in lengths)
+    assert counted == {"rows": 80, "kept": 80 - too_long, "bad: too long": too_long}
+    assert max(len(tokens) for tokens, _ in documents(rows.parent / "out")) <= limit
+    assert ShardSet.open(rows.parent / "out", split="val").num_documents == 10
+
+
 def test_doing_it_again_does_nothing_and_other_options_are_refused(rows: Path, tokenizer: Path):
     write(options(rows, tokenizer))
     before = (rows.parent / "out" / "manifest.json").stat().st_mtime_ns
@@ -131,8 +144,9 @@ def test_places_in_an_identity_are_filled(tmp_path: Path, tokenizer: Path, capsy
 
 
 def test_what_cannot_be_prepared(rows: Path, tokenizer: Path):
-    with pytest.raises(UserError, match="--max-rows is 0; it must be at least 1"):
-        options(rows, tokenizer, max_rows=0)
+    for name in ("max_rows", "max_tokens"):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is 0; it must be at least 1"):
+            options(rows, tokenizer, **{name: 0})
     with pytest.raises(UserError, match="--val-documents is 80, and the input has no more than that"):
         write(options(rows, tokenizer, validation=ValidationRule(val_documents=80)))
     with pytest.raises(UserError, match="of the format messages, expected preference pairs"):

@@ -43,19 +43,29 @@ class ChatOptions:
     on_bad_row: OnBadRow = "fail"
     every_path: bool = False  # of message trees
     max_rows: int | None = None  # examples taken, at most
+    max_tokens: int | None = None  # a conversation, or a side of a pair, of more tokens is a bad row
     fill: Mapping[str, str] = field(default_factory=dict)  # {{key}} in what is said -> its value
     validation: ValidationRule = field(default_factory=ValidationRule)
     shard_tokens: int = 10_000_000
 
     def __post_init__(self) -> None:
-        if self.max_rows is not None and self.max_rows < 1:
-            raise UserError(f"--max-rows is {self.max_rows}; it must be at least 1")
+        for flag, value in (("--max-rows", self.max_rows), ("--max-tokens", self.max_tokens)):
+            if value is not None and value < 1:
+                raise UserError(f"{flag} is {value}; it must be at least 1")
         if self.shard_tokens < 1:
             raise UserError(f"--shard-tokens is {self.shard_tokens}; it must be at least 1")
 
     def recorded(self) -> dict[str, Any]:
         """What decides the bytes of the shards, beside the inputs, as the manifest keeps it."""
-        names = ("preferences", "format", "on_bad_row", "every_path", "max_rows", "shard_tokens")
+        names = (
+            "preferences",
+            "format",
+            "on_bad_row",
+            "every_path",
+            "max_rows",
+            "max_tokens",
+            "shard_tokens",
+        )
         return {**{name: getattr(self, name) for name in names}, "fill": dict(self.fill)}
 
 
@@ -136,7 +146,7 @@ def _write(
     report: Callable[[ReadStatistics], None],
 ) -> Manifest:
     statistics = ReadStatistics()
-    split_of = splitter(options.validation, threshold=_threshold(options), held_out=set())
+    split_of = splitter(options.validation, threshold=_threshold(options, tokenizer), held_out=set())
     writer = ShardWriter.create(
         folder,
         vocab_size=tokenizer.vocab_size,
@@ -149,10 +159,10 @@ def _write(
         files=files,
         options=options.recorded(),
     )
-    for example in _examples(options, statistics):
+    for example, sides in _fitting(options, tokenizer, statistics):
         digest = _digest(example)
         split = split_of(digest)
-        for rendered in _rendered(example, tokenizer):
+        for rendered in sides:
             writer.add_hashed(
                 rendered.tokens.astype(writer.manifest.dtype),
                 split=split,
@@ -173,6 +183,25 @@ def _write(
     bad_rows = {f"bad: {reason}": count for reason, count in sorted(statistics.bad.items())}
     writer.finish(statistics={"rows": statistics.rows, "kept": statistics.kept, **bad_rows})
     return writer.manifest
+
+
+def _fitting(
+    options: ChatOptions, tokenizer: Tokenizer, statistics: ReadStatistics
+) -> Iterator[tuple[AnyExample, list[Rendered]]]:
+    """The examples with their tokens, of a pair the chosen side first; too long ones are bad rows."""
+    for example in _examples(options, statistics):
+        sides = list(_rendered(example, tokenizer))
+        length = max(len(rendered.tokens) for rendered in sides)
+        if options.max_tokens is None or length <= options.max_tokens:
+            yield example, sides
+        elif options.on_bad_row == "fail":
+            raise UserError(
+                f"{example.file}: row {example.row}: {length} tokens, more than --max-tokens "
+                f"{options.max_tokens}; shorten it, or pass --on-bad-row=skip"
+            )
+        else:
+            statistics.kept -= 1
+            statistics.bad["too long"] += 1
 
 
 def _examples(options: ChatOptions, statistics: ReadStatistics) -> Iterator[AnyExample]:
@@ -202,12 +231,12 @@ def _filled_pair(pair: PreferencePair, values: Mapping[str, str]) -> PreferenceP
     return PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected)
 
 
-def _threshold(options: ChatOptions) -> int:
+def _threshold(options: ChatOptions, tokenizer: Tokenizer) -> int:
     threshold = options.validation.fixed_threshold
     if threshold is not None:
         return threshold
     count = options.validation.val_documents or 0
-    digests = map(_digest, _examples(options, ReadStatistics()))
+    digests = (_digest(example) for example, _ in _fitting(options, tokenizer, ReadStatistics()))
     threshold = threshold_for(options.validation, digests, count=count)
     if threshold is None:
         raise UserError(f"--val-documents is {count}, and the input has no more than that; hold out fewer")
