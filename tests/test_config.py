@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from samosa_jax.command_line import load_config
+from samosa_jax.command_line import load_config, parse_config
 from samosa_jax.config import (
     CheckpointConfig,
     Config,
@@ -36,6 +36,23 @@ from samosa_jax.sizes import parameter_counts
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 GOLDEN = ("nanolm_10m", "novamind_256m", "samosa_d24")
+
+
+STAGES = sorted((ROOT / "configs" / "stages").glob("*.yaml"))
+MIXTURES = sorted((ROOT / "configs" / "mixtures").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", [*STAGES, *MIXTURES], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_overlays_go_on_top_of_a_model(overlay: Path) -> None:
+    base = ROOT / "configs" / "wikinews.yaml"
+    config = parse_config([f"--config={base}", f"--config={overlay}", "--init_from=runs/base"]).config
+    assert config.model.num_layers == 4
+    assert config != load_config(base)
+    if overlay in MIXTURES:
+        assert len(config.data.sources) >= 5
+    elif overlay.stem != "lora":
+        assert config.stage == overlay.stem
+        assert config.name == {"midtrain": "mid"}.get(overlay.stem, overlay.stem)
 
 
 def golden_path(name: str) -> Path:
