@@ -1,19 +1,15 @@
-"""The calculator, how answers are read, and the tasks whose rows come from files."""
+"""How answers are read, and the tasks whose rows come from files."""
 
 import gzip
 import json
-import operator
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from samosa_jax.data.chat.conversation import check, parse_conversation, to_json
 from samosa_jax.errors import UserError
-from samosa_jax.tasks.calculator import CalculatorError, calculate, evaluate, show
+from samosa_jax.tasks.calculator import calculate
 from samosa_jax.tasks.gsm8k import Gsm8kTask, conversation_of
 from samosa_jax.tasks.identity import Persona, load_persona
 from samosa_jax.tasks.multiple_choice import ChoiceQuestion, MultipleChoiceTask, read_choice_row
@@ -27,95 +23,6 @@ from samosa_jax.tasks.scoring import (
     gives_number,
 )
 from samosa_jax.tasks.verse import is_couplet, is_haiku, is_joke, is_limerick
-
-
-@pytest.mark.parametrize(
-    ("expression", "shown"),
-    [
-        ("23 * 47", "1081"),
-        ("23 × 47", "1081"),
-        ("23 x 47", "1081"),
-        ("-2**2", "-4"),
-        ("2**3**2", "512"),
-        ("2 ^ -1", "0.5"),
-        ("1,250.50 * 2", "2501"),
-        ("17% * 45", "7.65"),
-        ("17 % 5", "2"),
-        ("-7 // 2", "-4"),
-        ("1 / 3", "0.333333333333"),
-        ("2 / 3", "0.666666666667"),
-        ("0.1 + 0.2", "0.3"),
-        ("10 - 4 - 3", "3"),
-        ("16 / 4 / 2", "2"),
-        ("2 ** 0.5", "1.41421356237"),
-        ("1000 * (1 + 5 / 100)**3", "1157.625"),
-        (".5 + 5.", "5.5"),
-        ("- - 3", "3"),
-        ("123456789012 * 3 + 0.25", "370370367036.25"),
-        ("1**999999999 + (-1)**3", "0"),
-    ],
-)
-def test_the_calculator_shows(expression: str, shown: str):
-    assert calculate(expression) == shown
-
-
-@pytest.mark.parametrize(
-    ("expression", "complaint"),
-    [
-        ("", "empty"),
-        ("1 / 0", "division by zero"),
-        ("0 ** -1", "division by zero"),
-        ("(1 + 2", "closing bracket"),
-        ("1 +", "ends where a number"),
-        ("1 2", "'2' at character 3"),
-        ("__import__('os')", "'_' at character 1"),
-        ("9**9**9", "too large"),
-        ("2**99999", "too large"),
-        ("(-8) ** 0.5", "no real power"),
-        ("(" * 200 + "1" + ")" * 200, "nested"),
-        ("1" * 501, "at most 500"),
-    ],
-)
-def test_the_calculator_refuses(expression: str, complaint: str):
-    with pytest.raises(CalculatorError, match=complaint):
-        calculate(expression)
-
-
-OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-
-
-@st.composite
-def expressions(draw: st.DrawFn, depth: int = 4) -> tuple[str, Fraction]:
-    """An expression with brackets around every step, and its value by Python's fractions."""
-    if depth == 0 or draw(st.booleans()):
-        cents = draw(st.integers(0, 10_000))
-        return f"{cents / 100:.2f}", Fraction(cents, 100)
-    (left, a), (right, b) = draw(expressions(depth=depth - 1)), draw(expressions(depth=depth - 1))
-    sign = draw(st.sampled_from("+-*" if b == 0 else "+-*/"))
-    return f"({left} {sign} {right})", OPERATORS[sign](a, b)
-
-
-@given(expressions())
-def test_the_calculator_agrees_with_fractions(drawn: tuple[str, Fraction]):
-    text, value = drawn
-    if len(text) <= 500:
-        assert evaluate(text) == value
-
-
-@given(st.text(alphabet="0123456789.+-*/%()^ ,x", max_size=30))
-def test_the_calculator_gives_a_value_or_a_complaint(text: str):
-    try:
-        value = evaluate(text)
-    except CalculatorError:
-        return  # nothing but this error may come out
-    # Shown values are rounded to twelve digits, relative to their size.
-    assert abs(Fraction(show(value)) - value) <= abs(value) / 10**11
-
-
-def test_shown_values_have_twelve_digits_and_no_trailing_zeros():
-    assert show(Fraction(12345678901234567, 10**6)) == "12345678901.23"
-    assert show(Fraction(10**30)) == "1" + "0" * 30
-    assert show(Fraction(-5, 2)) == "-2.5"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jax import lax
 from samosa_kernels import KeyRanges
 
 from samosa_jax.config import ModelConfig
-from samosa_jax.model.layers import Block, LayerInputs, Norm, Smear, ValueEmbedding, ValueEmbeddings
+from samosa_jax.model.layers import Attend, Block, LayerInputs, Norm, Smear, ValueEmbedding, ValueEmbeddings
 from samosa_jax.model.params import Params, describe, initializers, layer_sizes, sample, weight
 from samosa_jax.model.rope import make_rotation
 from samosa_jax.parallel.sharding import constrain
@@ -55,21 +55,28 @@ class GPT(nnx.Module):
         position: jax.Array,
         turn_position: jax.Array,
         dtype: jnp.dtype,
+        attend: Attend | None = None,
+        before: jax.Array | None = None,
     ) -> jax.Array:
-        """Hidden states (B, T, D) after the last norm."""
-        table = constrain(self.embedding[...], "V D")
-        x = constrain(table.at[tokens].get(mode="clip").astype(dtype), "B T D")
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+        """Hidden states (B, T, D) after the last norm; see LayerInputs for `attend`, Smear for `before`."""
+        x = self.embed(tokens, dtype)
         if self.smear is not None:
-            x = self.smear(x, position)
+            x = self.smear(x, position, before)
         rotation = make_rotation(self.config, position=position, turn_position=turn_position)
-        inputs = LayerInputs(x0=x, rotation=rotation, ranges=ranges)
-        run = self._run_unrolled if self.config.unroll_layers else self._run_scanned
+        inputs = LayerInputs(x0=x, rotation=rotation, ranges=ranges, attend=attend)
+        # Layers that attend elsewhere are told apart by the order of their calls.
+        unrolled = self.config.unroll_layers or attend is not None
+        run = self._run_unrolled if unrolled else self._run_scanned
         x, middle = run(x, tokens=tokens, inputs=inputs)
         if self.backout is not None:
             x = x - self.backout[...].astype(dtype) * middle
         return self.final_norm(x)
+
+    def embed(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """The embeddings (B, T, D) of tokens."""
+        table = constrain(self.embedding[...], "V D")
+        x = constrain(table.at[tokens].get(mode="clip").astype(dtype), "B T D")
+        return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def _run_unrolled(
         self, x: jax.Array, *, tokens: jax.Array, inputs: LayerInputs

@@ -23,12 +23,17 @@ from samosa_jax.parallel.sharding import constrain, map_shards
 Sizes = Mapping[str, int]  # of the dimension letters
 
 
+# Attention of queries (B, T, N, H) over keys and values (B, T, K, H) with a layer's window -> (B, T, N, H).
+Attend = Callable[[jax.Array, jax.Array, jax.Array, int | None], jax.Array]
+
+
 class LayerInputs(NamedTuple):
     """What every layer reads beside the residual stream."""
 
     x0: jax.Array  # (B, T, D), the first residual
     rotation: Rotation
     ranges: KeyRanges
+    attend: Attend | None = None  # instead of attention among the tokens at hand; called by layer after layer
 
 
 def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -85,12 +90,8 @@ class Attention(nnx.Module):
         v = linear(x, self.value[...])
         if added_value is not None:
             v = v + added_value
-        attend = map_shards(
-            functools.partial(_attend, window=window, impl=self.config.attention),
-            inputs=("B T N H", "B T K H", "B T K H", "B T", "B T"),
-            output="B T N H",
-        )
-        out = attend(q, k, v, inputs.ranges.lo, inputs.ranges.hi)
+        attend = inputs.attend or attention_among(inputs.ranges, impl=self.config.attention)
+        out = attend(q, k, v, window)
         return constrain(linear(out, self.output[...]), "B T D")
 
     def _rotate_and_norm(self, x: jax.Array, rotation: Rotation) -> jax.Array:
@@ -98,6 +99,20 @@ class Attention(nnx.Module):
         if self.config.qk_norm:
             turned = rms_norm(turned, eps=self.config.norm_eps) * self.config.qk_gain
         return turned.astype(x.dtype)
+
+
+def attention_among(ranges: KeyRanges, *, impl: str) -> Attend:
+    """Attention of tokens over each other, every device on its own rows and heads."""
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None) -> jax.Array:
+        on_shards = map_shards(
+            functools.partial(_attend, window=window, impl=impl),
+            inputs=("B T N H", "B T K H", "B T K H", "B T", "B T"),
+            output="B T N H",
+        )
+        return on_shards(q, k, v, ranges.lo, ranges.hi)
+
+    return attend
 
 
 def _attend(
@@ -151,17 +166,21 @@ class ValueEmbedding(NamedTuple):
 
 
 class Smear(nnx.Module):
-    """Adds a gated share of the previous token's embedding, if that belongs to the same document."""
+    """Adds a gated share of the previous token's embedding, if that belongs to the same document.
+
+    `before` (B, D) is the embedding before the first token at hand, where that does not begin a document.
+    """
 
     def __init__(self, *, sizes: Sizes, init: Initializers) -> None:
         self.gate = weight(f"{SMEAR_GATE_CHANNELS} ->", sizes=sizes, group="scalar", init=init.gate)
         self.scale = weight("", sizes=sizes, group="scalar", init=init.smear)
 
-    def __call__(self, x: jax.Array, position: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, position: jax.Array, before: jax.Array | None = None) -> jax.Array:
         logits = x[..., : self.gate.shape[0]] @ self.gate[...].astype(x.dtype)
         share = self.scale[...] * jax.nn.sigmoid(logits.astype(jnp.float32))
         share = jnp.where(position > 0, share, 0.0).astype(x.dtype)
-        previous = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        first = jnp.zeros_like(x[:, 0]) if before is None else before.astype(x.dtype)
+        previous = jnp.concatenate([first[:, None], x[:, :-1]], axis=1)
         return x + share[..., None] * previous
 
 

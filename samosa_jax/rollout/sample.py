@@ -1,8 +1,4 @@
-"""A few short texts from a model in training: no cache, no scheduler, one jitted call.
-
-Every step runs the whole fixed-length buffer through the network again, which for a handful of prompts and
-under a hundred tokens costs less than a cache is worth.
-"""
+"""A few short texts from a model in training: no scheduler, one jitted call for all of them."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,9 +6,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from samosa_kernels import causal_ranges
 
 from samosa_jax.errors import UserError
+from samosa_jax.model.decoding import Cache, decode, prefill
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import MESH_AXES
@@ -49,6 +45,8 @@ def generate(
 ) -> jax.Array:
     """Fills each row after its first lengths_B tokens with num_tokens more; returns tokens (B, T), int32.
 
+    lengths_B is at most T - num_tokens.
+
     What is written belongs to the turn that begins at token turn_starts_B; all before it is one turn.
     A row's randomness depends on the key, its number and its position alone, so neither the mesh nor the
     rows beside it change what it says.
@@ -58,18 +56,26 @@ def generate(
     position = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     starts = turn_starts_B[:, None]
     turn_position = jnp.where(position < starts, position, position - starts)
-    ranges = causal_ranges(B, T)
+    width = T - num_tokens  # of the longest prompt
+    begun = prefill(
+        network,
+        params,
+        tokens_BT[:, :width],
+        lengths=lengths_B,
+        turn_position=turn_position[:, :width],
+        capacity=T,
+    )
 
-    def step(i: jax.Array, tokens: jax.Array) -> jax.Array:
+    def step(i: jax.Array, state: tuple[jax.Array, jax.Array, Cache]) -> tuple[jax.Array, jax.Array, Cache]:
+        tokens, hidden, cache = state
         at = lengths_B + i
-        hidden = network.hidden(
-            params, tokens, k_lo=ranges.lo, k_hi=ranges.hi, position=position, turn_position=turn_position
-        )
-        logits = network.project(params, hidden[rows, at - 1])
         keys = jax.vmap(lambda row, where: jax.random.fold_in(jax.random.fold_in(key, row), where))(rows, at)
-        return tokens.at[rows, at].set(choose_tokens(logits, keys, temperature=temperature, top_k=top_k))
+        logits = network.project(params, hidden)
+        chosen = choose_tokens(logits, keys, temperature=temperature, top_k=top_k)
+        hidden, cache = decode(network, params, cache, chosen, turn_position=turn_position[rows, at])
+        return tokens.at[rows, at].set(chosen), hidden, cache
 
-    return jax.lax.fori_loop(0, num_tokens, step, tokens_BT)
+    return jax.lax.fori_loop(0, num_tokens, step, (tokens_BT, *begun))[0]
 
 
 def make_sampler(

@@ -1,45 +1,73 @@
 """Exact arithmetic on text: a grammar and rational numbers, never Python's `eval`.
 
+    comparison = expression [("==" | "!=" | "<" | ">" | "<=" | ">=") expression]
     expression = term {("+" | "-") term}
     term       = sign {("*" | "/" | "//" | "%") sign}
     sign       = {"+" | "-"} power
     power      = percent ["**" sign]
     percent    = atom {"%"}             where no operand follows: 17% is 17/100, 17 % 5 is a remainder
-    atom       = number | "(" expression ")"
+    atom       = number | "(" expression ")" | name "(" expression {"," expression} ")"
+               | text "." "count" "(" text ")" | "len" "(" text ")"
 
-Numbers may hold thousands separators (1,250.5). The signs of print (x between numbers, the multiplication and
-division signs, the minus sign, ^) are read as * / - and **.
+Names are those of `calculator_functions.FUNCTIONS`; a text stands in single or double quotes. Outside of
+functions numbers may hold thousands separators (1,250.5). The signs of print (x between numbers, the
+multiplication and division signs, the minus sign, ^) are read as * / - and **.
 """
 
+import operator
 import re
-from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation, Overflow
+from collections.abc import Callable, Mapping
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
+from typing import NamedTuple
+
+from samosa_jax.tasks.calculator_functions import FUNCTIONS, CalculatorError, bounded, power
 
 MAX_CHARS = 500
 MAX_DEPTH = 60  # of brackets, signs and powers inside one another
-MAX_BITS = 4096  # of a numerator or denominator
 SIGNIFICANT_DIGITS = 12
 
-_TOKEN = re.compile(r"\s*(?:(\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)|(\*\*|//|[-+*/%()])|(\S))")
-_PRINTED = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
-_IRRATIONAL = Context(prec=40)
-
-
-class CalculatorError(ValueError):
-    """What is wrong with an expression, in a few words that a model or a person can act on."""
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<text>"[^"]*"|'[^']*')
+      | (?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)
+      | (?P<operator>\*\*|//|[=!<>]=|[-+*/%()<>,.^×·÷−–≤≥≠]|(?<=[0-9)\s])[xX](?=[\s(0-9.-]))
+      | (?P<name>[a-z][a-z0-9_]*)
+      | (?P<unknown>\S))""",
+    re.VERBOSE,
+)
+_PRINTED = {"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "–": "-", "^": "**"}
+_PRINTED |= {"≤": "<=", "≥": ">=", "≠": "!="}
+_COMPARISONS: Mapping[str, Callable[[Fraction, Fraction], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
 
 
 def calculate(expression: str) -> str:
-    """The value as a calculator shows it. Raises CalculatorError."""
-    return show(evaluate(expression))
+    """The value as a calculator shows it, or true or false for a comparison. Raises CalculatorError."""
+    value = _parsed(expression)
+    return str(value).lower() if isinstance(value, bool) else show(value)
 
 
 def evaluate(expression: str) -> Fraction:
-    """The exact value; powers with a fractional exponent alone are rounded, to 40 digits.
+    """The exact value; what has none that can be written in MAX_BITS is rounded to 40 digits.
 
     Raises:
-      CalculatorError: bad syntax (with the place), division by zero, a result that is not real or too large.
+      CalculatorError: bad syntax (with the place), division by zero, a result that is not real or too large,
+        a comparison.
     """
+    value = _parsed(expression)
+    if isinstance(value, bool):
+        raise CalculatorError("a comparison has no number as its value")
+    return value
+
+
+def _parsed(expression: str) -> Fraction | bool:
     if len(expression) > MAX_CHARS:
         raise CalculatorError(
             f"the expression has {len(expression)} characters; at most {MAX_CHARS} are read"
@@ -58,141 +86,182 @@ def show(value: Fraction) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+class _Token(NamedTuple):
+    kind: str  # text, number, name, operator, or end
+    text: str
+    start: int
+
+
+def _tokens(text: str) -> list[_Token]:
+    """The tokens of an expression, and one of kind "end" after them."""
+    found: list[_Token] = []
+    brackets: list[bool] = []  # those that are open: whether they are a function's
+    place = 0
+    while match := _TOKEN.match(text, place):
+        kind = match.lastgroup or ""
+        token, start, place = match[kind], match.start(kind), match.end()
+        if kind == "unknown":
+            raise CalculatorError(_unknown(token, start))
+        if kind == "number" and any(brackets):
+            token = token.partition(",")[0]  # the comma separates arguments
+            place = start + len(token)
+        elif kind == "operator":
+            token = _PRINTED.get(token, token)
+            if token == "(":
+                brackets.append(bool(found) and found[-1].kind == "name")
+            elif token == ")" and brackets:
+                brackets.pop()
+        found.append(_Token(kind, token, start))
+    found.append(_Token("end", "", len(text)))
+    return found
+
+
+def _unknown(character: str, start: int) -> str:
+    if character in "\"'":
+        return f"the text that begins at character {start + 1} has no closing quote"
+    return (
+        f"{character!r} at character {start + 1} is not arithmetic; use numbers, + - * / // % ** and brackets"
+    )
+
+
 class _Parser:
     """Recursive descent over tokens; each method consumes what its name says and gives its value."""
 
     def __init__(self, text: str) -> None:
-        text = text.translate(_PRINTED).replace("^", "**")
-        text = re.sub(r"(?<=[\d)\s])[xX](?=[\s(\d.-])", "*", text)
-        # (token, place), and an empty one at the end
-        self._tokens: list[tuple[str, int]] = []
-        for match in _TOKEN.finditer(text):
-            number, operator, unknown = match.groups()
-            if unknown:
-                raise CalculatorError(
-                    f"{unknown!r} at character {match.start(3) + 1} is not arithmetic; "
-                    "use numbers, + - * / // % ** and brackets"
-                )
-            self._tokens.append((number or operator, match.start(1 if number else 2)))
-        self._tokens.append(("", len(text)))
+        self._tokens = _tokens(text)
         self._next = 0
         self._depth = 0
 
-    def parse(self) -> Fraction:
-        if not self._peek():
+    def parse(self) -> Fraction | bool:
+        if self._peek().kind == "end":
             raise CalculatorError("the expression is empty")
         value = self._expression()
-        if self._peek():
+        if comparison := self._take(*_COMPARISONS):
+            value = _COMPARISONS[comparison](value, self._expression())
+        if self._peek().kind != "end":
             raise self._unexpected("an operator")
         return value
 
-    def _peek(self) -> str:
-        return self._tokens[self._next][0]
+    def _peek(self) -> _Token:
+        return self._tokens[self._next]
 
     def _take(self, *wanted: str) -> str:
-        token = self._tokens[self._next][0]
-        if not token or token not in wanted:
+        """The operator at hand if it is one of the wanted; otherwise "", and nothing is consumed."""
+        token = self._peek()
+        if token.kind != "operator" or token.text not in wanted:
             return ""
         self._next += 1
-        return token
+        return token.text
+
+    def _take_kind(self, kind: str) -> str:
+        token = self._peek()
+        if token.kind != kind:
+            return ""
+        self._next += 1
+        return token.text
 
     def _unexpected(self, expected: str) -> CalculatorError:
-        token, start = self._tokens[self._next]
-        if not token:
+        kind, text, start = self._peek()
+        if kind == "end":
             return CalculatorError(f"the expression ends where {expected} should follow")
-        return CalculatorError(f"{token!r} at character {start + 1} stands where {expected} should be")
+        return CalculatorError(f"{text[:40]!r} at character {start + 1} stands where {expected} should be")
 
     def _expression(self) -> Fraction:
         value = self._term()
-        while operator := self._take("+", "-"):
+        while symbol := self._take("+", "-"):
             operand = self._term()
-            value = _bounded(value + operand if operator == "+" else value - operand)
+            value = bounded(value + operand if symbol == "+" else value - operand)
         return value
 
     def _term(self) -> Fraction:
         value = self._sign()
-        while operator := self._take("*", "/", "//", "%"):
+        while symbol := self._take("*", "/", "//", "%"):
             operand = self._sign()
-            if operator != "*" and operand == 0:
+            if symbol != "*" and operand == 0:
                 raise CalculatorError("division by zero")
-            if operator == "*":
-                value = _bounded(value * operand)
-            elif operator == "/":
-                value = _bounded(value / operand)
+            if symbol == "*":
+                value = value * operand
+            elif symbol == "/":
+                value = value / operand
             else:
-                value = Fraction(value // operand) if operator == "//" else value % operand
+                value = Fraction(value // operand) if symbol == "//" else value % operand
+            value = bounded(value)
         return value
 
     def _sign(self) -> Fraction:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise CalculatorError(f"the expression is nested more than {MAX_DEPTH} deep")
-        operator = self._take("+", "-")
-        value = self._sign() if operator else self._power()
+        symbol = self._take("+", "-")
+        value = self._sign() if symbol else self._power()
         self._depth -= 1
-        return -value if operator == "-" else value
+        return -value if symbol == "-" else value
 
     def _power(self) -> Fraction:
         base = self._percent()
-        return _power(base, self._sign()) if self._take("**") else base
+        return power(base, self._sign()) if self._take("**") else base
 
     def _percent(self) -> Fraction:
         value = self._atom()
-        while self._peek() == "%" and not self._operand_follows():
+        while self._peek()[:2] == ("operator", "%") and not self._operand_follows():
             self._next += 1
-            value /= 100
+            value = bounded(value / 100)
         return value
 
     def _operand_follows(self) -> bool:
         """Whether an operand stands after the token at hand, which makes a % the remainder."""
-        after = self._tokens[self._next + 1][0]
-        return after == "(" or after[:1].isdigit() or after[:1] == "."
+        after = self._tokens[self._next + 1]
+        return after.kind in ("number", "name", "text") or after.text == "("
 
     def _atom(self) -> Fraction:
-        token = self._peek()
         if self._take("("):
             value = self._expression()
-            if not self._take(")"):
-                raise self._unexpected("a closing bracket")
+            self._close()
             return value
-        if not token or not (token[0].isdigit() or token[0] == "."):
+        if text := self._take_kind("text"):
+            return self._count(text)
+        if self._peek().kind == "name":
+            return self._function()
+        number = self._take_kind("number")
+        if not number:
             raise self._unexpected("a number")
+        plain = number.replace(",", "").rstrip(".")
+        return bounded(Fraction(plain))
+
+    def _close(self) -> None:
+        if not self._take(")"):
+            raise self._unexpected("a closing bracket")
+
+    def _count(self, text: str) -> Fraction:
+        """Occurrences that do not overlap, letter case told apart, as in Python."""
+        if not (self._take(".") and self._take_kind("name") == "count" and self._take("(")):
+            raise CalculatorError('a text can only be counted in: "text".count("part") or len("text")')
+        part = self._take_kind("text")[1:-1]
+        if not part:
+            raise CalculatorError('count takes one text in quotes, as in "text".count("t")')
+        self._close()
+        return Fraction(text[1:-1].count(part))
+
+    def _function(self) -> Fraction:
+        token = self._peek()
         self._next += 1
-        plain = token.replace(",", "").rstrip(".")
-        return Fraction(int(plain) if plain.isdigit() else plain)
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise CalculatorError(f"the result is too large; numbers may have about {MAX_BITS * 3 // 10} digits")
-    return value
-
-
-def _power(base: Fraction, exponent: Fraction) -> Fraction:
-    if base == 0 and exponent < 0:
-        raise CalculatorError("division by zero")
-    if exponent.denominator == 1:
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if base not in (0, 1, -1) and (bits - 1 or 1) * abs(exponent) > MAX_BITS:
+        if token.text != "len" and token.text not in FUNCTIONS:
             raise CalculatorError(
-                f"the power is too large; numbers may have about {MAX_BITS * 3 // 10} digits"
+                f"{token.text[:40]!r} at character {token.start + 1} is no function; known: "
+                f"{', '.join([*FUNCTIONS, 'len'])}"
             )
-        return _bounded(base**exponent.numerator) if base not in (0, 1, -1) else _unit_power(base, exponent)
-    if base < 0:
-        raise CalculatorError("a negative number has no real power with a fractional exponent")
-    try:
-        root = _IRRATIONAL.power(_decimal(base), _decimal(exponent))
-        return _bounded(Fraction(root))
-    except (InvalidOperation, Overflow):
-        raise CalculatorError("the power is too large") from None
-
-
-def _unit_power(base: Fraction, exponent: Fraction) -> Fraction:
-    """0, 1 or -1 to a whole power, however large."""
-    if exponent == 0:
-        return Fraction(1)
-    return base if exponent.numerator % 2 else base * base
-
-
-def _decimal(value: Fraction) -> Decimal:
-    return _IRRATIONAL.divide(Decimal(value.numerator), Decimal(value.denominator))
+        if not self._take("("):
+            raise self._unexpected("an opening bracket")
+        if token.text == "len":
+            text = self._take_kind("text")
+            if not text:
+                raise CalculatorError('len takes one text in quotes, as in len("text")')
+            self._close()
+            return Fraction(len(text) - 2)
+        arguments: list[Fraction] = []
+        if not self._take(")"):
+            arguments.append(self._expression())
+            while self._take(","):
+                arguments.append(self._expression())
+            self._close()
+        return FUNCTIONS[token.text](arguments)
