@@ -27,7 +27,7 @@ import numpy as np
 from samosa_jax.config import SourceConfig
 from samosa_jax.data.batch import Batch
 from samosa_jax.data.pipeline import TrainPipeline
-from samosa_jax.data.shards import ShardWriter
+from samosa_jax.data.shard_writer import ShardWriter
 
 VOCAB_SIZE = 32_768
 BATCH_TOKENS = 65_536

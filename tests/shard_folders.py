@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samosa_jax.data.shards import ShardWriter
+from samosa_jax.data.shard_writer import ShardWriter
 
 BOS = 0
 MAX_LENGTH = 100

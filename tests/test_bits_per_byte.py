@@ -9,7 +9,8 @@ import pytest
 
 from samosa_jax.config import MeshConfig, ModelConfig
 from samosa_jax.data.pipeline import validation_batches
-from samosa_jax.data.shards import ShardSet, ShardWriter
+from samosa_jax.data.shard_writer import ShardWriter
+from samosa_jax.data.shards import ShardSet
 from samosa_jax.errors import UserError
 from samosa_jax.evals.bits_per_byte import BitsPerByte, make_bits_per_byte
 from samosa_jax.model.gpt import Network

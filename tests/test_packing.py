@@ -18,7 +18,8 @@ from samosa_jax.data.packing import (
     seeded_permutation,
     split_spans,
 )
-from samosa_jax.data.shards import ShardSet, ShardWriter
+from samosa_jax.data.shard_writer import ShardWriter
+from samosa_jax.data.shards import ShardSet
 
 SHAPE = ((7, 1, 12), (5,), (1, 9))  # documents per shard, three generations
 SHARDS_OF_GENERATIONS = (0, 3, 4, 6)

@@ -20,7 +20,8 @@ from samosa_jax.data.batch import Batch
 from samosa_jax.data.mixture import Mixture
 from samosa_jax.data.packing import Extension, TokenStream
 from samosa_jax.data.pipeline import TrainPipeline, validation_batches
-from samosa_jax.data.shards import ShardSet, ShardWriter
+from samosa_jax.data.shard_writer import ShardWriter
+from samosa_jax.data.shards import ShardSet
 from samosa_jax.errors import UserError
 
 WEIGHTS = (83.0, 17.0)

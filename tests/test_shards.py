@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samosa_jax.data.manifest import load_manifest
-from samosa_jax.data.shards import ShardSet, ShardWriter, content_hash
+from samosa_jax.data.shard_writer import ShardWriter
+from samosa_jax.data.shards import ShardSet, content_hash
 from samosa_jax.data.verification import verify_folder
 from samosa_jax.errors import UserError
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from samosa_jax.data import tokenizer_training
-from samosa_jax.data.shards import ShardWriter
+from samosa_jax.data.shard_writer import ShardWriter
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.data.tokenizer_training import TokenizerOptions, draw_sample
 

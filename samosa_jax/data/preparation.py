@@ -24,7 +24,8 @@ from samosa_jax.data.filters import FilterOptions, Statistics
 from samosa_jax.data.holdout import ValidationRule, threshold_for, with_split
 from samosa_jax.data.manifest import DOWNLOAD_FOLDER, GenerationEntry, Manifest, Split
 from samosa_jax.data.readers import ReadOptions
-from samosa_jax.data.shards import ShardWriter, load_document_table
+from samosa_jax.data.shard_writer import ShardWriter
+from samosa_jax.data.shards import load_document_table
 from samosa_jax.data.sources import (
     FIRST,
     Document,

@@ -3,6 +3,8 @@
 The method is that of FlashAttention-2 (arXiv:2307.08691): scores are recomputed from the saved log-sum-exp.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import jax
@@ -10,6 +12,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from samosa_kernels.attention.ranges import KeyRanges
+from samosa_kernels.device import current_device
+from samosa_kernels.tuning import TuningConfig, find_tuning
 
 
 class FlashKernels(Protocol):
@@ -39,6 +43,47 @@ class FlashKernels(Protocol):
         lse is +inf where a query sees no key, so that its P is 0.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledKernels:
+    """FlashKernels of one family: a forward, a kernel for dq and one for dk and dv, each with its tiles."""
+
+    run_forward: Callable[..., tuple[jax.Array, jax.Array]]
+    run_dq: Callable[..., jax.Array]
+    run_dkv: Callable[..., tuple[jax.Array, jax.Array]]
+    forward_tuning: TuningConfig
+    dq_tuning: TuningConfig
+    dkv_tuning: TuningConfig
+    interpret: bool
+
+    def forward(
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, ranges: KeyRanges
+    ) -> tuple[jax.Array, jax.Array]:
+        operands = (q_BTNH, k_BSKH, v_BSKH, ranges)
+        return self.run_forward(*operands, tuning=self.forward_tuning, interpret=self.interpret)
+
+    def backward(
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        ranges: KeyRanges,
+        dout_BTNH: jax.Array,
+        lse_BNT: jax.Array,
+        delta_BNT: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        operands = (q_BTNH, k_BSKH, v_BSKH, ranges, dout_BTNH, lse_BNT, delta_BNT)
+        dq = self.run_dq(*operands, tuning=self.dq_tuning, interpret=self.interpret)
+        dk, dv = self.run_dkv(*operands, tuning=self.dkv_tuning, interpret=self.interpret)
+        return dq, dk, dv
+
+
+def find_kernel_tuning(kernel: str, q_BTNH: jax.Array) -> TuningConfig:
+    """The tiles of a kernel for these queries on the device at hand; see `tuning.find_tuning`."""
+    _, T, _, H = q_BTNH.shape
+    kind = current_device().kind
+    return find_tuning(kernel, device_kind=kind, dtype=q_BTNH.dtype.name, head_dim=H, length=T)
 
 
 def flash_attention(

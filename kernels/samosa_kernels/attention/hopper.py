@@ -1,51 +1,15 @@
 """Flash attention by Pallas kernels on Mosaic GPU: for Hopper GPUs, and for any CPU in the interpreter."""
 
-from dataclasses import dataclass
-
 import jax
 
-from samosa_kernels.attention.flash import flash_attention
+from samosa_kernels.attention.flash import TiledKernels, find_kernel_tuning, flash_attention
 from samosa_kernels.attention.hopper_dkv import hopper_dkv
 from samosa_kernels.attention.hopper_dq import hopper_dq
 from samosa_kernels.attention.hopper_forward import hopper_forward
 from samosa_kernels.attention.problem import Problem
 from samosa_kernels.attention.ranges import KeyRanges, MaskShape
-from samosa_kernels.device import current_device
-from samosa_kernels.tuning import TuningConfig, find_tuning
 
 HEAD_DIMS = (64, 128)  # a row of a tile is one or two swizzled rows of 128 bytes; wider ones spill
-
-
-@dataclass(frozen=True, kw_only=True)
-class HopperKernels:
-    """The kernels with their tiles: a flash.FlashKernels."""
-
-    forward_tuning: TuningConfig
-    dq_tuning: TuningConfig
-    dkv_tuning: TuningConfig
-    interpret: bool
-
-    def forward(
-        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, ranges: KeyRanges
-    ) -> tuple[jax.Array, jax.Array]:
-        return hopper_forward(
-            q_BTNH, k_BSKH, v_BSKH, ranges, tuning=self.forward_tuning, interpret=self.interpret
-        )
-
-    def backward(
-        self,
-        q_BTNH: jax.Array,
-        k_BSKH: jax.Array,
-        v_BSKH: jax.Array,
-        ranges: KeyRanges,
-        dout_BTNH: jax.Array,
-        lse_BNT: jax.Array,
-        delta_BNT: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        operands = (q_BTNH, k_BSKH, v_BSKH, ranges, dout_BTNH, lse_BNT, delta_BNT)
-        dq = hopper_dq(*operands, tuning=self.dq_tuning, interpret=self.interpret)
-        dk, dv = hopper_dkv(*operands, tuning=self.dkv_tuning, interpret=self.interpret)
-        return dq, dk, dv
 
 
 def refusal(problem: Problem) -> str | None:
@@ -75,16 +39,13 @@ def attention_hopper(
     and copies and says on standard output which it found.
     """
     del mask  # the ranges say it all
-    _, T, _, H = q_BTNH.shape
-
-    def tuning(kernel: str) -> TuningConfig:
-        kind = current_device().kind
-        return find_tuning(kernel, device_kind=kind, dtype=q_BTNH.dtype.name, head_dim=H, length=T)
-
-    kernels = HopperKernels(
-        forward_tuning=tuning("hopper_forward"),
-        dq_tuning=tuning("hopper_dq"),
-        dkv_tuning=tuning("hopper_dkv"),
+    kernels = TiledKernels(
+        run_forward=hopper_forward,
+        run_dq=hopper_dq,
+        run_dkv=hopper_dkv,
+        forward_tuning=find_kernel_tuning("hopper_forward", q_BTNH),
+        dq_tuning=find_kernel_tuning("hopper_dq", q_BTNH),
+        dkv_tuning=find_kernel_tuning("hopper_dkv", q_BTNH),
         interpret=interpret,
     )
     return flash_attention(kernels, q_BTNH, k_BSKH, v_BSKH, ranges)

@@ -21,12 +21,12 @@ from samosa_kernels.attention.hopper_ops import (
     LOG2_E,
     MAX_REGISTERS,
     OPERAND_TRANSFORMS,
-    PRODUCER_REGISTERS,
     ROWS_PER_WARPGROUP,
     HopperOps,
     call,
     over_columns,
     over_tiles,
+    stream_keys,
 )
 from samosa_kernels.attention.ranges import KeyRanges
 from samosa_kernels.attention.tiles import key_tiles, pad_length, pad_queries
@@ -167,29 +167,12 @@ def _kernel(
 
     @pl.when(warpgroup == consumers)
     def produce():
-        plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
         kv_head = lax.div(head, jnp.int32(group))
-
-        def copy(index, _):
-            slot = lax.rem(index, jnp.int32(tuning.stages))
-            keys = pl.ds((first + index) * tuning.keys, tuning.keys)
-            for source, ring, ready, free in (
-                (k_BSKH, k_ring, k_ready, k_free),
-                (v_BSKH, v_ring, v_ready, v_free),
-            ):
-
-                @pl.when(index >= tuning.stages)
-                def wait_until_read(free=free):
-                    plgpu.barrier_wait(free.at[slot])
-
-                plgpu.copy_gmem_to_smem(source.at[row, keys, kv_head], ring.at[slot], ready.at[slot])
-
-        lax.fori_loop(0, count, copy, None)
-
-        def drain(index, _):
-            slot = lax.rem(index, jnp.int32(tuning.stages))
-            plgpu.barrier_wait(k_free.at[slot])
-            plgpu.barrier_wait(v_free.at[slot])
-
-        # Every arrival is waited for before the kernel ends: no barrier may be left in the middle of a phase.
-        lax.fori_loop(jnp.maximum(0, count - tuning.stages), count, drain, None)
+        stream_keys(
+            ((k_BSKH, k_ring, k_ready, k_free), (v_BSKH, v_ring, v_ready, v_free)),
+            row=row,
+            kv_head=kv_head,
+            first=first,
+            count=count,
+            tuning=tuning,
+        )

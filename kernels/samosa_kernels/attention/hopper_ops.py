@@ -21,6 +21,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from samosa_kernels.tuning import TuningConfig
 from samosa_kernels.varying import varying_like
 
 # How an operand of wgmma lies in shared memory: swizzled rows of 64 two-byte values, eight to an atom.
@@ -170,6 +171,43 @@ def over_tiles(bounds: Sequence[jax.Array], step: Callable[..., Any], carry: Any
 
         carry = lax.fori_loop(0, stop - start, step_from_start, carry)
     return carry
+
+
+def stream_keys(
+    streams: Sequence[tuple[Any, Any, Any, Any]],
+    *,
+    row: Any,
+    kv_head: Any,
+    first: Any,
+    count: Any,
+    tuning: TuningConfig,
+) -> None:
+    """The producer of a kernel that holds queries: tiles [first, first + count) of one head into rings.
+
+    A stream is (source (B, S, K, H), ring, barriers that say a slot is filled, barriers that say it is free).
+    """
+    plgpu.set_max_registers(PRODUCER_REGISTERS, action="decrease")
+
+    def copy(index, _):
+        slot = lax.rem(index, jnp.int32(tuning.stages))
+        keys = pl.ds((first + index) * tuning.keys, tuning.keys)
+        for source, ring, ready, free in streams:
+
+            @pl.when(index >= tuning.stages)
+            def wait_until_read(free=free):
+                plgpu.barrier_wait(free.at[slot])
+
+            plgpu.copy_gmem_to_smem(source.at[row, keys, kv_head], ring.at[slot], ready.at[slot])
+
+    lax.fori_loop(0, count, copy, None)
+
+    def drain(index, _):
+        slot = lax.rem(index, jnp.int32(tuning.stages))
+        for *_, free in streams:
+            plgpu.barrier_wait(free.at[slot])
+
+    # Every arrival is waited for before the kernel ends: no barrier may be left in the middle of a phase.
+    lax.fori_loop(jnp.maximum(0, count - tuning.stages), count, drain, None)
 
 
 def call(

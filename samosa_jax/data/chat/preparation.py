@@ -23,7 +23,8 @@ from samosa_jax.data.chat.template import Rendered, render
 from samosa_jax.data.continuation import locked
 from samosa_jax.data.holdout import ValidationRule, splitter, threshold_for
 from samosa_jax.data.manifest import MANIFEST_NAME, Manifest, load_manifest
-from samosa_jax.data.shards import ShardWriter, content_hash
+from samosa_jax.data.shard_writer import ShardWriter
+from samosa_jax.data.shards import content_hash
 from samosa_jax.data.sources import list_inputs
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
