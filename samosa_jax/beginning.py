@@ -11,20 +11,10 @@ from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.model.params import Params
 from samosa_jax.stage_evaluation import reference_log_probs
-from samosa_jax.stages import (
-    Machinery,
-)
-from samosa_jax.training.checkpoint import (
-    check_params,
-    restore_params,
-    restore_state,
-)
+from samosa_jax.stages import Machinery
+from samosa_jax.training.checkpoint import check_params, restore_params, restore_state
 from samosa_jax.training.display import Display, format_seconds
-from samosa_jax.training.resume import (
-    Origin,
-    Start,
-    open_origin,
-)
+from samosa_jax.training.resume import Origin, Start, open_origin
 from samosa_jax.training.run_folder import RunFolder, write_arrays
 from samosa_jax.training.state import (
     TrainState,

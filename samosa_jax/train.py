@@ -64,17 +64,9 @@ from samosa_jax.training.environment import (
 )
 from samosa_jax.training.interrupts import exit_code
 from samosa_jax.training.metrics import JsonLines
-from samosa_jax.training.resume import (
-    Origin,
-    Start,
-    check_resumable,
-    find_start,
-    inherited_values,
-)
+from samosa_jax.training.resume import Origin, Start, check_resumable, find_start, inherited_values
 from samosa_jax.training.run_folder import RunFolder, write_json, write_yaml
-from samosa_jax.training.state import (
-    abstract_params,
-)
+from samosa_jax.training.state import abstract_params
 from samosa_jax.training.step_report import StepReporter
 from samosa_jax.training.summary import summarize
 

@@ -261,7 +261,7 @@ def test_folders_of_another_kind_are_refused(folders):
     with pytest.raises(UserError, match="holds conversations, and this stage trains on preferences"):
         open_pairs(SourceConfig(path=str(chat)), context_len=CONTEXT_LEN)
     tokenless = open_chat(chat)
-    with pytest.raises(UserError, match=r"names .* twice; name it once, with more weight"):
+    with pytest.raises(UserError, match=r"names .* twice; name it once, with the weights added"):
         ChatPipeline(
             [tokenless, tokenless],
             curriculum=Curriculum([TagWeights()], num_steps=1),

@@ -114,11 +114,7 @@ class TrainPipeline:
         """
         if seed < 0:
             raise UserError(f"seed is {seed}; it must be 0 or more")
-        if batch_rows % process_count:
-            raise UserError(
-                f"a batch has {batch_rows} rows, which {process_count} processes cannot share evenly; "
-                f"set train.batch_tokens to a multiple of {process_count * context_len}"
-            )
+        host_rows = rows_per_process(batch_rows, context_len=context_len, process_count=process_count)
         self.mixture = Mixture([source.weight for source in sources])
         self.batch_rows = batch_rows
         self.context_len = context_len
@@ -126,7 +122,7 @@ class TrainPipeline:
         self.document_masking = document_masking
         self._num_threads = num_threads
         self._prefetch_batches = prefetch_batches
-        self._host_rows = batch_rows // process_count
+        self._host_rows = host_rows
         self._host_offset = process_index * self._host_rows
 
         saved: Sequence[Mapping[str, Any] | None] = [None] * len(sources)
@@ -147,7 +143,9 @@ class TrainPipeline:
             )
             for index, source in enumerate(sources)
         ]
-        _check_sources(self.sources)
+        check_same_tokenizer(
+            [(source.path, source.stream.shards.tokenizer_fingerprint) for source in self.sources]
+        )
 
     @property
     def tokenizer_fingerprint(self) -> str:
@@ -251,21 +249,30 @@ class TrainPipeline:
                 )
 
 
-def _check_sources(sources: Sequence[TrainingSource]) -> None:
-    first = sources[0]
+def check_same_tokenizer(sources: Sequence[tuple[str, str]]) -> None:
+    """Raises UserError unless (folder, tokenizer's fingerprint) have one tokenizer, each folder once."""
+    first_path, expected = sources[0]
     folders: set[Path] = set()
-    for source in sources:
-        expected = first.stream.shards.tokenizer_fingerprint
-        found = source.stream.shards.tokenizer_fingerprint
+    for path, found in sources:
         if found != expected:
             raise UserError(
-                f"{source.path} was prepared with tokenizer {found[:12]}, {first.path} with {expected[:12]}; "
+                f"{path} was prepared with tokenizer {found[:12]}, {first_path} with {expected[:12]}; "
                 "prepare both with the same one"
             )
-        folder = Path(source.path).resolve()
+        folder = Path(path).resolve()
         if folder in folders:
-            raise UserError(f"data.sources names {source.path} twice; name it once, with the weights added")
+            raise UserError(f"data.sources names {path} twice; name it once, with the weights added")
         folders.add(folder)
+
+
+def rows_per_process(batch_rows: int, *, context_len: int, process_count: int) -> int:
+    """Raises UserError if the processes cannot share a batch evenly."""
+    if batch_rows % process_count:
+        raise UserError(
+            f"a batch has {batch_rows} rows, which {process_count} processes cannot share evenly; "
+            f"set train.batch_tokens to a multiple of {process_count * context_len}"
+        )
+    return batch_rows // process_count
 
 
 def _describe_row(source: TrainingSource, *, row: int, context_len: int) -> RowDescription:

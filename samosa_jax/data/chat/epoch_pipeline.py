@@ -8,7 +8,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -17,7 +16,14 @@ from samosa_jax.data.batch import Batch
 from samosa_jax.data.chat.packing import EpochRow, EpochRows
 from samosa_jax.data.chat.role_bytes import from_bytes, turn_positions
 from samosa_jax.data.manifest import Content, Split
-from samosa_jax.data.pipeline import FIRST_TOKENS, DocumentPart, RowDescription, StepDescription
+from samosa_jax.data.pipeline import (
+    FIRST_TOKENS,
+    DocumentPart,
+    RowDescription,
+    StepDescription,
+    check_same_tokenizer,
+    rows_per_process,
+)
 from samosa_jax.data.read_ahead import read_ahead
 from samosa_jax.data.shards import ShardSet
 from samosa_jax.errors import UserError
@@ -86,11 +92,7 @@ class EpochPipeline(ABC, Generic[SomeBatch]):
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """`state` is what `data_state` gave; None: a new run. Raises UserError, as TrainPipeline does."""
-        if batch_rows % process_count:
-            raise UserError(
-                f"a batch has {batch_rows} rows, which {process_count} processes cannot share evenly; "
-                f"set train.batch_tokens to a multiple of {process_count * context_len}"
-            )
+        host_rows = rows_per_process(batch_rows, context_len=context_len, process_count=process_count)
         _check_sources(sources, context_len)
         self.sources = sources
         self.batch_rows = batch_rows
@@ -98,7 +100,7 @@ class EpochPipeline(ABC, Generic[SomeBatch]):
         self.seed = seed
         self._num_threads = num_threads
         self._prefetch_batches = prefetch_batches
-        self._host_rows = batch_rows // process_count
+        self._host_rows = host_rows
         self._host_offset = process_index * self._host_rows
         if state is not None:
             self._check_state(state)
@@ -225,24 +227,13 @@ class EpochPipeline(ABC, Generic[SomeBatch]):
 def _check_sources(sources: Sequence[EpochSource], context_len: int) -> None:
     if not sources:
         raise UserError("data.sources is empty; name a folder written by `prepare chat`")
-    first = sources[0]
-    folders: set[Path] = set()
+    check_same_tokenizer([(source.path, source.shards.tokenizer_fingerprint) for source in sources])
     for source in sources:
-        expected, found = first.shards.tokenizer_fingerprint, source.shards.tokenizer_fingerprint
-        if found != expected:
-            raise UserError(
-                f"{source.path} was prepared with tokenizer {found[:12]}, {first.path} with {expected[:12]}; "
-                "prepare both with the same one"
-            )
         if not len(source.items):
             raise UserError(
                 f"{source.path}: none of its {source.num_dropped} items fits a row of {context_len} tokens; "
                 "raise model.context_len, or prepare shorter ones"
             )
-        folder = Path(source.path).resolve()
-        if folder in folders:
-            raise UserError(f"data.sources names {source.path} twice; name it once, with more weight")
-        folders.add(folder)
 
 
 class Rows:
