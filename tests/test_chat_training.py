@@ -16,6 +16,7 @@ from test_kill_resume import steps_written, wait_for_step
 
 from samosa_jax import train
 from samosa_jax.errors import ConfigError, UserError
+from samosa_jax.training.checkpoint import SEAL
 
 # Rows for eight devices too, as the process of the tests has them.
 # HiRoPE, to which turns matter.
@@ -89,10 +90,11 @@ def assert_same(folder: Path, other: Path) -> None:
 
 
 def interrupted(line: list[str], folder: Path, *, at_step: int) -> None:
-    """Killed once at a step, then run to its end."""
+    """Killed once after a step and a finished checkpoint, then run to its end."""
     process = training_runs.start(line)
     assert wait_for_step(process, folder, at_step), process.communicate()[0]
-    time.sleep(0.01)
+    while process.poll() is None and not any(folder.glob(f"checkpoints/*/{SEAL}")):
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert steps_written(folder) >= at_step
