@@ -1,6 +1,8 @@
 """Token after token with a cache: the same logits as reading everything at once, whatever the network is."""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +13,16 @@ from test_model import BASE, EXTRAS, make_params
 from tiny_training import mesh_of
 
 from samosa_jax.config import ModelConfig
-from samosa_jax.model.decoding import Cache, decode, prefill
+from samosa_jax.model.cache import (
+    Cache,
+    cache_bytes,
+    can_go_back,
+    empty_cache,
+    place_row,
+    resize,
+    take_rows,
+)
+from samosa_jax.model.decoding import Weights, decode, extend, lay_out, prefill
 from samosa_jax.model.gpt import Network
 
 T = 16
@@ -44,38 +55,69 @@ def full_logits(network: Network, params: Any, tokens: np.ndarray, turns: np.nda
 
 
 def incremental_logits(
-    network: Network, params: Any, tokens: np.ndarray, turns: np.ndarray, *, capacity: int = T
+    network: Network,
+    params: Any,
+    tokens: np.ndarray,
+    turns: np.ndarray,
+    *,
+    capacity: int = T,
+    chunks: Sequence[tuple[int, ...]] = (),
 ) -> list[np.ndarray]:
-    """For every row the logits from its last prompt token on, made with a cache."""
+    """For every row the logits from its last prompt token on, made with a cache.
+
+    Of each of the chunks, a row reads as many tokens at once as stand there for it.
+    """
     width = int(LENGTHS.max())
-    prompts = np.where(np.arange(width) < LENGTHS[:, None], tokens[:, :width], 47)  # padded with anything
+    prompts = np.where(np.arange(width) < LENGTHS[:, None] - 1, tokens[:, :width], 47)  # padded with anything
 
     @jax.jit
-    def begin(params: Any) -> tuple[jax.Array, Cache]:
-        hidden, cache = prefill(
+    def begin(weights: Weights) -> Cache:
+        return prefill(
             network,
-            params,
+            weights,
             jnp.asarray(prompts),
-            lengths=jnp.asarray(LENGTHS),
+            lengths=jnp.asarray(LENGTHS - 1),
             turn_position=jnp.asarray(turns[:, :width]),
             capacity=capacity,
         )
-        return network.project(params, hidden), cache
 
     @jax.jit
-    def go_on(params: Any, cache: Cache, token: jax.Array, turn: jax.Array) -> tuple[jax.Array, Cache]:
-        hidden, cache = decode(network, params, cache, token, turn_position=turn)
-        return network.project(params, hidden), cache
+    def read(weights: Weights, cache: Cache, chunk: jax.Array, counts: jax.Array, turn: jax.Array) -> Cache:
+        return extend(network, weights, cache, chunk, counts=counts, turn_position=turn)
 
-    logits, cache = begin(params)
-    found = [[row] for row in np.asarray(logits)]
+    @jax.jit
+    def go_on(weights: Weights, cache: Cache, token: jax.Array, turn: jax.Array) -> tuple[jax.Array, Cache]:
+        return decode(network, weights, cache, token, turn_position=turn)
+
+    weights = jax.jit(functools.partial(lay_out, network))(params)
+    cache = begin(weights)
     rows = np.arange(len(tokens))
-    for _ in range(T - width):
+    for counts in chunks:
+        places = np.asarray(cache.lengths)[:, None] + np.arange(max(counts))
+        places = np.minimum(places, T - 1)
+        chunk, turn = tokens[rows[:, None], places], turns[rows[:, None], places]
+        cache = read(weights, cache, chunk, np.array(counts, np.int32), turn)
+    found: list[list[np.ndarray]] = [[] for _ in rows]
+    while int(cache.lengths.max()) < min(T, capacity):
         at = np.asarray(cache.lengths)
-        logits, cache = go_on(params, cache, tokens[rows, at], turns[rows, at])
+        logits, cache = go_on(weights, cache, tokens[rows, at], turns[rows, at])
         for row, value in zip(found, np.asarray(logits), strict=True):
             row.append(value)
     return [np.stack(row) for row in found]
+
+
+def assert_follows(
+    found: list[np.ndarray],
+    expected: np.ndarray,
+    starts: Sequence[int] | np.ndarray,
+    *,
+    atol: float,
+    rtol: float = 0.0,
+) -> None:
+    for row, (logits, start) in enumerate(zip(found, starts, strict=True)):
+        np.testing.assert_allclose(
+            logits, expected[row, start : start + len(logits)], err_msg=f"row {row}", atol=atol, rtol=rtol
+        )
 
 
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
@@ -84,11 +126,76 @@ def test_incremental_decoding_equals_the_full_forward(config: ModelConfig):
     params = make_params(network)
     tokens, turns = dialogue()
     expected = np.asarray(full_logits(network, params, tokens, turns))
-    for row, logits in enumerate(incremental_logits(network, params, tokens, turns)):
-        start = LENGTHS[row] - 1
-        np.testing.assert_allclose(
-            logits, expected[row, start : start + len(logits)], atol=2e-5, rtol=2e-4, err_msg=f"row {row}"
+    found = incremental_logits(network, params, tokens, turns)
+    assert_follows(found, expected, LENGTHS - 1, atol=2e-5, rtol=2e-4)
+
+
+@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
+def test_reading_more_at_once_equals_the_full_forward(config: ModelConfig):
+    network = Network.build(config)
+    params = make_params(network)
+    tokens, turns = dialogue()
+    expected = np.asarray(full_logits(network, params, tokens, turns))
+    chunks = [(2, 0, 7, 1), (3, 1, 4, 4)]  # less and more than a window, and nothing
+    found = incremental_logits(network, params, tokens, turns, chunks=chunks)
+    assert_follows(found, expected, LENGTHS - 1 + np.sum(chunks, axis=0), atol=2e-5, rtol=2e-4)
+
+
+def test_a_window_keeps_no_more_than_it_sees():
+    network = Network.build(NETWORKS["windows and extras"])
+    for capacity, places in ((T, [5, 5, T]), (4, [4, 4, 4])):
+        cache = empty_cache(network.config, num_rows=2, capacity=capacity, dtype=jnp.dtype("float32"))
+        assert [keys.shape[2] for keys in cache.keys] == places
+        assert cache.capacity == capacity
+        total = sum(x.nbytes for x in jax.tree.leaves(cache))
+        kept = cache_bytes(network.config, num_rows=2, capacity=capacity, dtype=jnp.dtype("float32"))
+        assert kept == total
+
+
+def test_rows_move_and_grow_and_pause():
+    """Whatever is done between two tokens, a row says what it says alone."""
+    network = Network.build(NETWORKS["windows and extras"])
+    params = make_params(network)
+    tokens, turns = dialogue()
+    expected = np.asarray(full_logits(network, params, tokens, turns))
+    weights = lay_out(network, params)
+
+    def read(tokens: np.ndarray, turns: np.ndarray, lengths: list[int]) -> Cache:
+        begun = prefill(
+            network,
+            weights,
+            jnp.asarray(tokens),
+            lengths=jnp.array(lengths),
+            turn_position=jnp.asarray(turns),
+            capacity=4,
         )
+        return resize(begun, network.config, T)
+
+    cache = read(tokens[:, :4], turns[:, :4], [2, 4, 1, 3])
+    cache = take_rows(cache, jnp.array([3, 1, 1, 0, 2]))
+    other = read(tokens[2:3, :3], turns[2:3, :3], [3])
+    cache = place_row(cache, other, source=jnp.int32(0), row=jnp.int32(2))
+    order = np.array([3, 1, 2, 0, 2])
+    lengths = np.array([3, 4, 3, 2, 1])
+    for step in range(8):
+        active = np.arange(5) != step % 5
+        next_tokens, turn = jnp.asarray(tokens[order, lengths]), jnp.asarray(turns[order, lengths])
+        logits, cache = decode(
+            network, weights, cache, next_tokens, turn_position=turn, active=jnp.asarray(active)
+        )
+        for row in np.flatnonzero(active):
+            np.testing.assert_allclose(logits[row], expected[order[row], lengths[row]], atol=2e-5, rtol=2e-4)
+        lengths = lengths + active
+        np.testing.assert_array_equal(cache.lengths, lengths)
+
+
+def test_going_back_is_possible_while_nothing_was_overwritten():
+    config = NETWORKS["windows and extras"]
+    going_back = functools.partial(can_go_back, config, capacity=T)
+    assert going_back(length=5, to=1)
+    assert not going_back(length=6, to=4)
+    assert going_back(length=6, to=5)
+    assert can_go_back(BASE, length=T, to=0, capacity=T)
 
 
 def test_turns_matter_to_hirope():
@@ -131,7 +238,5 @@ def test_bfloat16_is_near():
     params = make_params(network)
     tokens, turns = dialogue()
     expected = np.asarray(full_logits(network, params, tokens, turns))
-    for row, logits in enumerate(incremental_logits(network, params, tokens, turns)):
-        start = LENGTHS[row] - 1
-        difference = np.abs(logits - expected[row, start : start + len(logits)])
-        assert difference.max() < 0.15 * np.abs(expected).max()
+    found = incremental_logits(network, params, tokens, turns)
+    assert_follows(found, expected, LENGTHS - 1, atol=0.15 * np.abs(expected).max())

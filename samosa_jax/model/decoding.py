@@ -1,148 +1,257 @@
-"""Writing one token after another: keys and values of what was read are kept, not computed again.
+"""Writing one token after another, with a cache of what was read.
 
-    hidden, cache = prefill(network, params, tokens, lengths=lengths, turn_position=turns, capacity=512)
-    hidden, cache = decode(network, params, cache, next_tokens, turn_position=turns)
+    weights = lay_out(network, params)
+    cache = prefill(network, weights, tokens, lengths=lengths, turn_position=turns, capacity=512)
+    cache = extend(network, weights, cache, more_tokens, counts=counts, turn_position=more_turns)
+    logits, cache = decode(network, weights, cache, next_tokens, turn_position=turns)
 
-`network.project(params, hidden)` turns what both return into logits. Rows are independent: each has its own
-length, and padding behind it is overwritten before anything sees it.
+Rows are independent: each has its own length, and padding behind it is overwritten before anything sees it.
 """
 
-import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from samosa_kernels import causal_ranges, decode_attention
+from jax.sharding import PartitionSpec
+from samosa_kernels import KeyRanges, attention, causal_ranges, decode_attention
 
-from samosa_jax.model.gpt import GPT, Network
+from samosa_jax.model import cache as kept
+from samosa_jax.model.cache import Cache, num_places
+from samosa_jax.model.gpt import GPT, Network, unstack
 from samosa_jax.model.layers import Attend, attention_among
-from samosa_jax.model.params import Params
-from samosa_jax.parallel.sharding import constrain, map_shards
+from samosa_jax.model.params import ParamInfo, Params
+from samosa_jax.parallel.sharding import ambient_mesh, decoding_spec, map_shards
+
+WIDE = ("matrix", "embedding", "value_embedding", "head")  # groups that are used in the compute dtype
 
 
-class Cache(NamedTuple):
-    """What is kept of B rows, for S tokens at most. A pytree; donate it to `decode`."""
+class Weights(NamedTuple):
+    """Parameters as decoding reads them best. A pytree.
 
-    keys: tuple[jax.Array, ...]  # for each layer (B, K, S, H), in the compute dtype
-    values: tuple[jax.Array, ...]  # likewise
-    last_embedding: jax.Array  # (B, D) of the last token: what the smear of the next one reads
-    lengths: jax.Array  # int32 (B,), tokens read
+    Every layer stands for itself: out of a stack XLA would copy it for each token. The head's columns are
+    tokens: with one row, that product takes two thirds of the time on CPU. What is used in the compute
+    dtype is in it already, so that the memory it is read from holds half as much of bfloat16.
+    """
 
-    @property
-    def capacity(self) -> int:
-        return self.keys[0].shape[2]
+    layers: tuple[Params, ...]
+    head: jax.Array  # (D, V)
+    others: Params
+
+
+def lay_out(network: Network, params: Params) -> Weights:
+    """Weights for `decode` and the others; a copy. Jit it, so that nothing is there twice meanwhile.
+
+    On a mesh, what training spreads over `fsdp` is gathered: one token is too little work to wait for it.
+    """
+    info = network.info
+    cast = jax.tree.map(lambda info, x: _place(info, x, network.compute_dtype), info, params)
+    head = cast["embedding" if network.config.tie_embeddings else "head"].T
+    others = {name: part for name, part in cast.items() if name not in ("blocks", "head")}
+    return Weights(layers=tuple(unstack(cast["blocks"])), head=head, others=others)
+
+
+def _place(info: ParamInfo, x: jax.Array, dtype: str) -> jax.Array:
+    if info.group in WIDE:
+        x = x.astype(dtype)
+    mesh = ambient_mesh()
+    spec = PartitionSpec() if mesh is None else decoding_spec(info, mesh)
+    return x if mesh is None else lax.with_sharding_constraint(x, spec)
 
 
 def prefill(
     network: Network,
-    params: Params,
+    weights: Weights,
     tokens: jax.Array,
     *,
     lengths: jax.Array,
     turn_position: jax.Array,
     capacity: int,
-) -> tuple[jax.Array, Cache]:
+) -> Cache:
     """Reads the beginnings of B dialogues at once.
 
     Args:
         tokens, turn_position: int32 (B, T); a row's tokens stand first, what follows them may be anything.
-        lengths: int32 (B,), tokens of each row, at least 1.
+        lengths: int32 (B,), tokens of each row, 0 for none.
         capacity: S, tokens that the cache has room for, at least T.
-
-    Returns:
-        What the head reads at the last token of each row (B, D), and the cache.
     """
     B, T = tokens.shape
     if capacity < T:
         raise ValueError(f"capacity is {capacity}; it must be at least {T}, the tokens of a row")
-    model = _merged(network, params)
     keys: list[jax.Array] = []
     values: list[jax.Array] = []
     among = attention_among(causal_ranges(B, T), impl=network.config.attention)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None) -> jax.Array:
-        keys.append(_to_cache(k, capacity))
-        values.append(_to_cache(v, capacity))
+        places = num_places(window, capacity)
+        keys.append(kept.keep(k, lengths, places))
+        values.append(kept.keep(v, lengths, places))
         return among(q, k, v, window)
 
-    dtype = jnp.dtype(network.compute_dtype)
     position = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    hidden = model(
-        tokens,
-        ranges=causal_ranges(B, T),
-        position=position,
-        turn_position=turn_position,
-        dtype=dtype,
-        attend=attend,
-    )
-    last = (lengths - 1)[:, None]
-    last_tokens = jnp.take_along_axis(tokens, last, axis=1)
-    cache = Cache(tuple(keys), tuple(values), model.embed(last_tokens, dtype)[:, 0], lengths)
-    return jnp.take_along_axis(hidden, last[..., None], axis=1)[:, 0], cache
+    model = _merge(network, weights)
+    _read(model, network, weights, tokens, position=position, turn_position=turn_position, attend=attend)
+    nothing = jnp.zeros((B, network.config.model_dim), network.compute_dtype)
+    last = _last_embedding(model, network, tokens, lengths, before=nothing)
+    return Cache(tuple(keys), tuple(values), last, lengths)
 
 
-def decode(
-    network: Network, params: Params, cache: Cache, tokens: jax.Array, *, turn_position: jax.Array
-) -> tuple[jax.Array, Cache]:
-    """Reads one more token of every row, int32 (B,); returns what the head reads (B, D), and the cache.
+def extend(
+    network: Network,
+    weights: Weights,
+    cache: Cache,
+    tokens: jax.Array,
+    *,
+    counts: jax.Array,
+    turn_position: jax.Array,
+) -> Cache:
+    """Reads the first counts (B,) of C more tokens of every row: tokens, turn_position int32 (B, C).
 
-    A row that is full (lengths == capacity) overwrites its last place: the caller stops before.
+    No row may have more tokens afterwards than the cache has room for.
     """
-    model = _merged(network, params)
-    at = jnp.minimum(cache.lengths, cache.capacity - 1)
+    B, C = tokens.shape
     keys, values = list(cache.keys), list(cache.values)
-    dtype = jnp.dtype(network.compute_dtype)
-    hidden = model(
-        tokens[:, None],
-        ranges=causal_ranges(len(tokens), 1),
-        position=cache.lengths[:, None],
-        turn_position=turn_position[:, None],
-        dtype=dtype,
-        attend=_attend_to_cache(keys, values, at),
-        before=cache.last_embedding,
-    )
-    embedding = model.embed(tokens[:, None], dtype)[:, 0]
-    return hidden[:, 0], Cache(tuple(keys), tuple(values), embedding, cache.lengths + 1)
-
-
-def _attend_to_cache(keys: list[jax.Array], values: list[jax.Array], at: jax.Array) -> Attend:
-    """Attention of one query per row; its key and value go to place `at` (B,) of the layer's cache first."""
     layers = iter(range(len(keys)))
+    step = jnp.arange(C, dtype=jnp.int32)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None) -> jax.Array:
         layer = next(layers)
-        keys[layer] = _write(keys[layer], k, at)
-        values[layer] = _write(values[layer], v, at)
-        hi = at + 1
-        lo = jnp.zeros_like(hi) if window is None else jnp.maximum(hi - window, 0)
+        places = keys[layer].shape[2]
+        # The kept tokens, oldest first, then those at hand: every query sees one range of them.
+        hi = jnp.broadcast_to(places + step + 1, (B, C))
+        oldest = jnp.maximum(places - cache.lengths, 0)[:, None]
+        lo = jnp.broadcast_to(oldest, hi.shape) if window is None else jnp.maximum(hi - window, oldest)
+
+        def run(q: jax.Array, *others: jax.Array) -> jax.Array:
+            old_k, old_v, k, v, lo, hi, lengths = others
+            all_k = jnp.concatenate([kept.in_order(old_k, lengths), k.astype(old_k.dtype)], axis=1)
+            all_v = jnp.concatenate([kept.in_order(old_v, lengths), v.astype(old_v.dtype)], axis=1)
+            ranges = KeyRanges(lo=lo, hi=hi)
+            return attention(q, all_k, all_v, ranges, window=None, impl=network.config.attention).out
+
         on_shards = map_shards(
-            functools.partial(decode_attention, impl="auto"),
-            inputs=("B N H", "B K S H", "B K S H", "B", "B"),
-            output="B N H",
+            run,
+            inputs=("B T N H", "B K S H", "B K S H", "B T K H", "B T K H", "B T", "B T", "B"),
+            output="B T N H",
         )
-        return on_shards(q[:, 0], keys[layer], values[layer], lo, hi)[:, None]
+        out = on_shards(q, keys[layer], values[layer], k, v, lo, hi, cache.lengths)
+        keys[layer] = kept.append(keys[layer], k, cache.lengths, counts)
+        values[layer] = kept.append(values[layer], v, cache.lengths, counts)
+        return out
 
-    return attend
+    model = _merge(network, weights)
+    _read(
+        model,
+        network,
+        weights,
+        tokens,
+        position=cache.lengths[:, None] + step,
+        turn_position=turn_position,
+        attend=attend,
+        before=cache.last_embedding,
+    )
+    last = _last_embedding(model, network, tokens, counts, before=cache.last_embedding)
+    return Cache(tuple(keys), tuple(values), last, cache.lengths + counts)
 
 
-def _to_cache(x_BTKH: jax.Array, capacity: int) -> jax.Array:
-    """(B, K, S, H), zeros behind the T tokens."""
-    heads_first = x_BTKH.swapaxes(1, 2)
-    room = ((0, 0), (0, 0), (0, capacity - heads_first.shape[2]), (0, 0))
-    return constrain(jnp.pad(heads_first, room), "B K S H")
+def rewind(
+    network: Network, weights: Weights, cache: Cache, *, lengths: jax.Array, last_tokens: jax.Array
+) -> Cache:
+    """Rows as they were after their first lengths (B,) tokens, the last of which is last_tokens (B,).
+
+    `cache.can_go_back` says of which rows that is still known.
+    """
+    model = _merge(network, weights)
+    last = _last_embedding(model, network, last_tokens[:, None], lengths > 0, before=cache.last_embedding)
+    return cache._replace(last_embedding=last, lengths=lengths)
 
 
-def _write(cache_BKSH: jax.Array, x_B1KH: jax.Array, at: jax.Array) -> jax.Array:
-    def write_row(row_KSH: jax.Array, x_1KH: jax.Array, place: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice(row_KSH, x_1KH.swapaxes(0, 1), (0, place, 0))
+def decode(
+    network: Network,
+    weights: Weights,
+    cache: Cache,
+    tokens: jax.Array,
+    *,
+    turn_position: jax.Array,
+    active: jax.Array | None = None,
+) -> tuple[jax.Array, Cache]:
+    """Reads one more token of every row, int32 (B,); returns the logits of the next, float32
+    (B, vocab_size), and the cache.
 
-    return jax.vmap(write_row)(cache_BKSH, x_B1KH.astype(cache_BKSH.dtype), at)
+    Rows that are not `active`, bool (B,), stay as they are, and their logits mean nothing: their token goes
+    where their next one will. No row may be full (lengths == capacity).
+    """
+    if active is None:
+        active = jnp.ones(tokens.shape, bool)
+    keys, values = list(cache.keys), list(cache.values)
+    layers = iter(range(len(keys)))
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int | None) -> jax.Array:
+        del window  # no more than it holds is kept
+        layer = next(layers)
+        keys[layer] = kept.write(keys[layer], k, cache.lengths)
+        values[layer] = kept.write(values[layer], v, cache.lengths)
+        hi = jnp.minimum(cache.lengths + 1, keys[layer].shape[2])
+        on_shards = map_shards(
+            decode_attention, inputs=("B N H", "B K S H", "B K S H", "B", "B"), output="B N H"
+        )
+        return on_shards(q[:, 0], keys[layer], values[layer], jnp.zeros_like(hi), hi)[:, None]
+
+    model = _merge(network, weights)
+    hidden = _read(
+        model,
+        network,
+        weights,
+        tokens[:, None],
+        position=cache.lengths[:, None],
+        turn_position=turn_position[:, None],
+        attend=attend,
+        before=cache.last_embedding,
+    )
+    last = _last_embedding(model, network, tokens[:, None], active, before=cache.last_embedding)
+    logits = network.cap(jnp.matmul(hidden[:, 0], weights.head, preferred_element_type=jnp.float32))
+    return logits, Cache(tuple(keys), tuple(values), last, cache.lengths + active)
 
 
-def _merged(network: Network, params: Params) -> GPT:
-    """The modules without rematerialisation: nothing here is differentiated."""
-    model = nnx.merge(network.graph, params)
+def _read(
+    model: GPT,
+    network: Network,
+    weights: Weights,
+    tokens: jax.Array,
+    *,
+    position: jax.Array,
+    turn_position: jax.Array,
+    attend: Attend,
+    before: jax.Array | None = None,
+) -> jax.Array:
+    """What the head reads of tokens (B, T), as (B, T, D)."""
+    return model(
+        tokens,
+        ranges=causal_ranges(*tokens.shape),
+        position=position,
+        turn_position=turn_position,
+        dtype=jnp.dtype(network.compute_dtype),
+        attend=attend,
+        before=before,
+        layers=weights.layers,
+    )
+
+
+def _last_embedding(
+    model: GPT, network: Network, tokens: jax.Array, counts: jax.Array, *, before: jax.Array
+) -> jax.Array:
+    """Of the last of each row's first counts (B,) tokens (B, T); `before` (B, D) where there is none."""
+    at = jnp.maximum(counts.astype(jnp.int32) - 1, 0)[:, None]
+    token = jnp.take_along_axis(tokens, at, axis=1)
+    embedding = model.embed(token, jnp.dtype(network.compute_dtype))[:, 0]
+    return jnp.where((counts > 0)[:, None], embedding, before.astype(embedding.dtype))
+
+
+def _merge(network: Network, weights: Weights) -> GPT:
+    """The modules, without what `weights` holds in another form; nothing here is differentiated."""
+    nowhere: Mapping[str, Any] = jax.tree.map(lambda _: jnp.zeros(()), network.info)
+    model = nnx.merge(network.graph, {**nowhere, **weights.others})
     model.blocks.remat = "none"
     return model

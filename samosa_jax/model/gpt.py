@@ -5,6 +5,7 @@ them. Networks of the same configuration are equal and hash alike, so that a Net
 or a closure of a jitted function.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,17 +58,22 @@ class GPT(nnx.Module):
         dtype: jnp.dtype,
         attend: Attend | None = None,
         before: jax.Array | None = None,
+        layers: Sequence[Any] | None = None,
     ) -> jax.Array:
-        """Hidden states (B, T, D) after the last norm; see LayerInputs for `attend`, Smear for `before`."""
+        """Hidden states (B, T, D) after the last norm; see LayerInputs for `attend`, Smear for `before`.
+
+        `layers` are the weights of the blocks, layer by layer, where they were unstacked before.
+        """
         x = self.embed(tokens, dtype)
         if self.smear is not None:
             x = self.smear(x, position, before)
         rotation = make_rotation(self.config, position=position, turn_position=turn_position)
         inputs = LayerInputs(x0=x, rotation=rotation, ranges=ranges, attend=attend)
         # Layers that attend elsewhere are told apart by the order of their calls.
-        unrolled = self.config.unroll_layers or attend is not None
-        run = self._run_unrolled if unrolled else self._run_scanned
-        x, middle = run(x, tokens=tokens, inputs=inputs)
+        if self.config.unroll_layers or attend is not None:
+            x, middle = self._run_unrolled(x, tokens=tokens, inputs=inputs, layers=layers)
+        else:
+            x, middle = self._run_scanned(x, inputs=inputs)
         if self.backout is not None:
             x = x - self.backout[...].astype(dtype) * middle
         return self.final_norm(x)
@@ -79,13 +85,13 @@ class GPT(nnx.Module):
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def _run_unrolled(
-        self, x: jax.Array, *, tokens: jax.Array, inputs: LayerInputs
+        self, x: jax.Array, *, tokens: jax.Array, inputs: LayerInputs, layers: Sequence[Any] | None
     ) -> tuple[jax.Array, jax.Array]:
         """All layers, each in the program for itself. Returns the last and the middle residual."""
         graph, stacked = nnx.split(self.blocks)
         valued = self._look_up_values(tokens, x.dtype)
         middle = x
-        for layer, weights in enumerate(unstack(stacked)):
+        for layer, weights in enumerate(unstack(stacked) if layers is None else layers):
             block = nnx.merge(graph, weights)
             window = self.config.layer_windows[layer]
             x = block(x, inputs=inputs, window=window, value_embedding=valued.get(layer))
@@ -93,9 +99,7 @@ class GPT(nnx.Module):
                 middle = x
         return x, middle
 
-    def _run_scanned(
-        self, x: jax.Array, *, tokens: jax.Array, inputs: LayerInputs
-    ) -> tuple[jax.Array, jax.Array]:
+    def _run_scanned(self, x: jax.Array, *, inputs: LayerInputs) -> tuple[jax.Array, jax.Array]:
         """As `_run_unrolled`, for layers that are all alike: one of them is compiled, and run in a loop."""
         graph, stacked = nnx.split(self.blocks)
 
@@ -197,7 +201,10 @@ class Network:
     def project(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Hidden states (..., D) -> logits after the soft-cap, float32 (..., vocab_size)."""
         head = self.head(params).astype(hidden.dtype)
-        logits = jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32)
+        return self.cap(jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32))
+
+    def cap(self, logits: jax.Array) -> jax.Array:
+        """Of products with the head (..., V) those that stand for tokens (..., vocab_size), soft-capped."""
         logits = logits[..., : self.config.vocab_size]
         cap = self.config.soft_cap
         return logits if cap is None else cap * jnp.tanh(logits / cap)

@@ -25,6 +25,7 @@ PARAM_AXES: Mapping[str, Choices] = {
     "F": (("tensor",),),
     "V": (("tensor",), ("fsdp",)),
 }
+DECODING_AXES: Mapping[str, Choices] = {letter: (("tensor",),) for letter in "NKFV"}
 ACTIVATION_AXES: Mapping[str, Choices] = {
     "B": (("data", "fsdp"),),
     "N": (("tensor",),),
@@ -86,6 +87,15 @@ def partition_spec(
 
 def param_spec(parameter: Parameter, mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """Where one parameter lives. Elementwise ones (scales, scalars) are replicated: they are tiny."""
+    return _spec_of(parameter, mesh, PARAM_AXES)
+
+
+def decoding_spec(parameter: Parameter, mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """Where it lives while tokens are written one by one: whole on every device, save what `tensor` splits."""
+    return _spec_of(parameter, mesh, DECODING_AXES)
+
+
+def _spec_of(parameter: Parameter, mesh: Mesh | AbstractMesh, table: Mapping[str, Choices]) -> PartitionSpec:
     if not parameter.output_axis:
         return PartitionSpec(*(None for _ in parameter.shape))
     return partition_spec(
@@ -93,7 +103,7 @@ def param_spec(parameter: Parameter, mesh: Mesh | AbstractMesh) -> PartitionSpec
         letters=parameter.letters,
         shape=parameter.shape,
         mesh=mesh,
-        table=PARAM_AXES,
+        table=table,
         first=parameter.output_axis,
     )
 

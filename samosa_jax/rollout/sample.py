@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from samosa_jax.errors import UserError
-from samosa_jax.model.decoding import Cache, decode, prefill
+from samosa_jax.model.cache import Cache
+from samosa_jax.model.decoding import decode, lay_out, prefill
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import MESH_AXES
@@ -57,25 +58,27 @@ def generate(
     starts = turn_starts_B[:, None]
     turn_position = jnp.where(position < starts, position, position - starts)
     width = T - num_tokens  # of the longest prompt
+    weights = lay_out(network, params)
     begun = prefill(
         network,
-        params,
+        weights,
         tokens_BT[:, :width],
-        lengths=lengths_B,
+        lengths=lengths_B - 1,
         turn_position=turn_position[:, :width],
         capacity=T,
     )
 
-    def step(i: jax.Array, state: tuple[jax.Array, jax.Array, Cache]) -> tuple[jax.Array, jax.Array, Cache]:
-        tokens, hidden, cache = state
+    def step(i: jax.Array, state: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
+        tokens, cache = state
         at = lengths_B + i
         keys = jax.vmap(lambda row, where: jax.random.fold_in(jax.random.fold_in(key, row), where))(rows, at)
-        logits = network.project(params, hidden)
+        logits, cache = decode(
+            network, weights, cache, tokens[rows, at - 1], turn_position=turn_position[rows, at - 1]
+        )
         chosen = choose_tokens(logits, keys, temperature=temperature, top_k=top_k)
-        hidden, cache = decode(network, params, cache, chosen, turn_position=turn_position[rows, at])
-        return tokens.at[rows, at].set(chosen), hidden, cache
+        return tokens.at[rows, at].set(chosen), cache
 
-    return jax.lax.fori_loop(0, num_tokens, step, (tokens_BT, *begun))[0]
+    return jax.lax.fori_loop(0, num_tokens, step, (tokens_BT, begun))[0]
 
 
 def make_sampler(
