@@ -290,10 +290,12 @@ class Engine:
         row.tokens_left = room if wanted is None else min(room, wanted - row.num_drawn)
 
     def _finish(self, row: Row, reason: FinishReason) -> None:
-        if self._store.keeps_anything:
-            self._keep(row)
-        self._batch.remove(row)
-        self._end(row.generation, reason)
+        try:
+            if self._store.keeps_anything:
+                self._keep(row)
+        finally:  # a row whose cache is lost must not stay
+            self._batch.remove(row)
+            self._end(row.generation, reason)
 
     def _end(self, generation: Generation, reason: FinishReason) -> None:
         generation.state, generation.finish_reason = "finished", reason
