@@ -13,13 +13,15 @@ class Grain:
     batch_factor: int  # between numbers of rows
     min_capacity: int  # tokens that a row has room for
     capacity_factor: int
+    prompt_factor: int  # between tokens of whole prompts read at once
 
 
 # A CPU computes what rests in a batch and reads all the room of a row. An accelerator waits for the weights
 # whatever the batch, reads only the keys in range, and compiles for longer.
-GRAINS = {"cpu": Grain(batch_factor=4, min_capacity=128, capacity_factor=2)}
-COARSE = Grain(batch_factor=8, min_capacity=2048, capacity_factor=4)
-MIN_CHUNK = 32  # tokens of a prompt read at once; the next size is four times as large
+GRAINS = {"cpu": Grain(batch_factor=4, min_capacity=128, capacity_factor=2, prompt_factor=2)}
+COARSE = Grain(batch_factor=8, min_capacity=2048, capacity_factor=4, prompt_factor=4)
+MIN_TOKENS = 32  # read at once
+PIECE_FACTOR = 4  # between tokens read after others, for each of the capacities
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,22 @@ class Buckets:
 
     batches: tuple[int, ...]  # rows decoded together
     capacities: tuple[int, ...]  # tokens that a row has room for
-    chunks: tuple[int, ...]  # tokens of a prompt read at once
+    prompts: tuple[int, ...]  # tokens of whole prompts, read in one go
+    pieces: tuple[int, ...]  # tokens read after others
 
     @classmethod
     def of(
-        cls, *, platform: str, max_batch: int, context_len: int, max_chunk: int, rows_multiple: int
+        cls, *, platform: str, max_batch: int, context_len: int, max_read: int, rows_multiple: int
     ) -> "Buckets":
         """For a device; more than one row are a multiple of rows_multiple, the devices they go over."""
         grain = GRAINS.get(platform, COARSE)
         batches = rising(1, max_batch, grain.batch_factor)
+        longest = min(max_read, context_len)
         return cls(
             batches=tuple(sorted({b if b == 1 else -(-b // rows_multiple) * rows_multiple for b in batches})),
             capacities=tuple(rising(grain.min_capacity, context_len, grain.capacity_factor)),
-            chunks=tuple(rising(MIN_CHUNK, min(max_chunk, context_len), 4)),
+            prompts=tuple(rising(MIN_TOKENS, longest, grain.prompt_factor)),
+            pieces=tuple(rising(MIN_TOKENS, longest, PIECE_FACTOR)),
         )
 
     def batch_for(self, num_rows: int) -> int:
@@ -50,8 +55,16 @@ class Buckets:
         """No row has more tokens than the largest capacity holds."""
         return fitting(self.capacities, min(num_tokens, self.capacities[-1]))
 
-    def chunk_for(self, num_tokens: int) -> int:
-        return fitting(self.chunks, num_tokens)
+    def prompt_for(self, num_tokens: int) -> int:
+        return fitting(self.prompts, num_tokens)
+
+    def piece_for(self, num_tokens: int) -> int:
+        return fitting(self.pieces, num_tokens)
+
+    def pieces_within(self, capacity: int) -> tuple[int, ...]:
+        """Of the sizes of pieces those that something can need which fits into so much room."""
+        smaller = (0, *self.pieces)
+        return tuple(size for size, last in zip(self.pieces, smaller, strict=False) if last < capacity)
 
 
 def rising(smallest: int, largest: int, factor: int) -> list[int]:

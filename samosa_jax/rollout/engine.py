@@ -74,7 +74,7 @@ class Engine:
             platform=platform_of(mesh),
             max_batch=max_batch,
             context_len=self.context_len,
-            max_chunk=prefill_tokens,
+            max_read=prefill_tokens,
             rows_multiple=mesh.shape[MESH_AXES[0]] * mesh.shape[MESH_AXES[1]],
         )
         self._programs = Programs(network, mesh)

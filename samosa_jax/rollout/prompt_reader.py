@@ -69,7 +69,7 @@ class PromptReader:
             if not first.is_read:
                 group = self._group_of(first, weights, num_places)
                 many = len(group) > 1
-                budget -= self._read_group(group, weights) if many else self._read_chunk(first, weights)
+                budget -= self._read_group(group, weights) if many else self._read_piece(first, weights)
             if not first.is_read:
                 continue
             if first.cache is None:  # a prompt of one token
@@ -84,13 +84,13 @@ class PromptReader:
         self, weights: Weights, cache: Cache, tokens: np.ndarray, turn_position: np.ndarray, *, length: int
     ) -> Cache:
         """A row of `length` tokens, which stays as it is, and the same with more of them."""
-        chunk_len = self._buckets.chunks[-1]
-        for start in range(0, len(tokens), chunk_len):
-            part = tokens[start : start + chunk_len]
-            width = self._buckets.chunk_for(len(part))
+        longest = self._buckets.pieces[-1]
+        for start in range(0, len(tokens), longest):
+            part = tokens[start : start + longest]
+            width = self._buckets.piece_for(len(part))
             padded = np.zeros((2, 1, width), np.int32)
             padded[0, 0, : len(part)] = part
-            padded[1, 0, : len(part)] = turn_position[start : start + chunk_len]
+            padded[1, 0, : len(part)] = turn_position[start : start + longest]
             length += len(part)
             capacity = max(cache.capacity, self._buckets.capacity_for(length + 1))
             cache = self._programs.extend(
@@ -109,13 +109,14 @@ class PromptReader:
         programs.rewind(weights, single, lengths=one(1), last_tokens=one(0))
         for other in self._buckets.capacities:
             programs.resize(single, other)
-        for chunk in self._buckets.chunks:
-            tokens = np.zeros((1, chunk), np.int32)
-            yield f"reading {chunk} tokens after others, of {capacity}"
+        for width in self._buckets.pieces_within(capacity):
+            yield f"reading {width} tokens after others, of {capacity}"
+            tokens = np.zeros((1, width), np.int32)
             programs.extend(weights, single, tokens, counts=one(1), turn_position=tokens)
-            for size in self._buckets.batches if self._buckets.capacity_for(chunk + 1) == capacity else ():
-                yield f"reading {size} prompts of {chunk} tokens"
-                tokens = np.zeros((size, chunk), np.int32)
+        for width in self._buckets.prompts:
+            for size in self._buckets.batches if self._buckets.capacity_for(width + 1) == capacity else ():
+                yield f"reading {size} prompts of {width} tokens"
+                tokens = np.zeros((size, width), np.int32)
                 lengths = np.ones(size, np.int32)
                 read = programs.prefill(
                     weights, tokens, lengths=lengths, turn_position=tokens, capacity=capacity
@@ -137,16 +138,16 @@ class PromptReader:
 
     def _group_of(self, first: Reading, weights: Weights, num_places: int) -> list[Reading]:
         """Prompts that can be read in one go with the first of the queue, it among them."""
-        if first.num_read or len(first.tokens) > self._buckets.chunks[-1]:
+        if first.num_read or len(first.tokens) > self._buckets.prompts[-1]:
             return [first]
-        width = self._buckets.chunk_for(len(first.tokens))
+        width = self._buckets.prompt_for(len(first.tokens))
         limit = min(num_places, max(1, self._max_tokens // width), self._buckets.batches[-1])
         group: list[Reading] = []
         for reading in self._queue:
             if len(group) == limit:
                 break
             self._look_up(reading, weights)
-            is_alike = len(reading.tokens) <= width and self._buckets.chunk_for(len(reading.tokens)) == width
+            is_alike = len(reading.tokens) <= width and self._buckets.prompt_for(len(reading.tokens)) == width
             if reading.num_read == 0 and not reading.is_read and is_alike:
                 group.append(reading)
         return group
@@ -154,7 +155,7 @@ class PromptReader:
     def _read_group(self, group: list[Reading], weights: Weights) -> int:
         """Reads whole prompts at once; returns the tokens it took."""
         num_rows = self._buckets.batch_for(len(group))
-        width = self._buckets.chunk_for(max(len(reading.tokens) for reading in group))
+        width = self._buckets.prompt_for(max(len(reading.tokens) for reading in group))
         tokens, turns = np.zeros((2, num_rows, width), np.int32)
         lengths = np.zeros(num_rows, np.int32)
         for row, reading in enumerate(group):
@@ -173,14 +174,14 @@ class PromptReader:
             reading.num_read = len(reading.tokens)
         return int(lengths.sum())
 
-    def _read_chunk(self, reading: Reading, weights: Weights) -> int:
+    def _read_piece(self, reading: Reading, weights: Weights) -> int:
         """Reads more of one prompt; returns the tokens it took."""
-        chunk_len = self._buckets.chunks[-1]
-        if reading.cache is None and len(reading.tokens) <= chunk_len:
+        if reading.cache is None and len(reading.tokens) <= self._buckets.prompts[-1]:
             return self._read_group([reading], weights)
         if reading.cache is None:
             reading.cache = self._programs.empty(1, self._buckets.capacities[0])
-        start, stop = reading.num_read, min(reading.num_read + chunk_len, len(reading.tokens))
+        start = reading.num_read
+        stop = min(start + self._buckets.pieces[-1], len(reading.tokens))
         reading.cache = self.extended(
             weights,
             reading.cache,
