@@ -9,6 +9,9 @@ COMMANDS = {
     "train_tokenizer": "train a tokenizer on your text",
     "prepare": "turn text into token shards; verify and inspect them",
     "train": "train a model, or go on with a run",
+    "chat": "chat with a trained model on the terminal",
+    "serve": "serve a trained model over HTTP: OpenAI's API, and a web page",
+    "bench_decode": "measure how fast answers are written",
 }
 
 

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, NoReturn, TypeVar
 
 import yaml
@@ -87,14 +88,28 @@ def load_config(path: Path) -> Config:
 
 
 def parse_dataclass(
-    argv: Sequence[str], cls: type[T], *, description: str, positional: Sequence[str] = ()
+    argv: Sequence[str],
+    cls: type[T],
+    *,
+    description: str,
+    positional: Sequence[str] = (),
+    letters: Mapping[str, str] = MappingProxyType({}),
 ) -> T:
     """Builds cls from flags named after its fields, with the same files and errors as `parse_config`.
 
     positional names fields that may also be given without a flag, in that order; a last one that is a
-    tuple takes all that is left. A field without a default must be given.
+    tuple takes all that is left. `letters` gives fields a short flag, {"p": "prompt"} as in `-p TEXT`: its
+    value is the next word, whatever that begins with. A field without a default must be given.
     """
-    reading = _read(argv, cls, description=description, flags={}, shorthands={}, positional=tuple(positional))
+    reading = _read(
+        argv,
+        cls,
+        description=description,
+        flags={},
+        shorthands={},
+        positional=tuple(positional),
+        letters=letters,
+    )
     return reading.build(defaults={})
 
 
@@ -176,14 +191,18 @@ def _read(
     flags: Mapping[str, str],
     shorthands: Mapping[str, str],
     positional: tuple[str, ...],
+    letters: Mapping[str, str] = MappingProxyType({}),
 ) -> _Reading[T]:
     """Checks every key of argv and of its files; prints help and exits if asked."""
     keys = keys_of(cls)
     reading = _Reading(cls=cls, keys=keys, arguments=[], origins={})
     words: dict[str, list[str]] = {}  # of lists given word by word
-    for name, text in _options(argv, keys=keys, switches={*flags, "help"}, positional=positional):
+    options = _options(argv, keys=keys, switches={*flags, "help"}, positional=positional, letters=letters)
+    for name, text in options:
         if name == "help":
-            _print_help(cls, description, flags=flags, shorthands=shorthands, positional=positional)
+            _print_help(
+                cls, description, flags=flags, shorthands=shorthands, positional=positional, letters=letters
+            )
             raise SystemExit(0)
         if name in flags:
             if text not in ("true", "false"):
@@ -202,22 +221,36 @@ def _read(
             if keys[key].is_text_list and not text.startswith("["):
                 words.setdefault(key, []).append(text)
                 value = json.dumps(words[key])
-            check_items(value, where=f"--{key}", key=keys[key])
+            if keys[key].type is not str:  # text may be anything
+                check_items(value, where=f"--{key}", key=keys[key])
             reading.origins[key] = Origin(where=f"--{name}", text=text)
             reading.arguments.append(f"--{key}={value}")
     return reading
 
 
 def _options(
-    argv: Sequence[str], *, keys: Mapping[str, Key], switches: set[str], positional: tuple[str, ...]
+    argv: Sequence[str],
+    *,
+    keys: Mapping[str, Key],
+    switches: set[str],
+    positional: tuple[str, ...],
+    letters: Mapping[str, str],
 ) -> Iterator[tuple[str, str]]:
-    """(name, text) of each option: --a=b, --a b, --a (a switch, a bool), --a b c (a list), or by position."""
+    """(name, text) of each option: --a=b, --a b, --a (a switch, a bool), --a b c (a list), or by position.
+
+    A letter of `letters` always takes the next word: -a b.
+    """
     words = list(argv)
     places = list(positional)
     while words:
         word = words.pop(0)
         if word in ("-h", "--help"):
             yield "help", "true"
+        elif word.startswith("-") and word[1:] in letters:
+            name = letters[word[1:]]
+            if not words:
+                raise ConfigError(f"{word} has no value; expected {type_in_words(keys[name].type)}")
+            yield name, words.pop(0)
         elif word.startswith("--"):
             name, equals, text = word[2:].partition("=")
             name = name.replace("-", "_")
@@ -268,11 +301,14 @@ def _print_help(
     flags: Mapping[str, str],
     shorthands: Mapping[str, str],
     positional: tuple[str, ...],
+    letters: Mapping[str, str],
 ) -> None:
     print(f"{description}\n\n{' '.join(['usage: [--config=FILE ...] [--key=value ...]', *positional])}\n")
     switches = {"config=FILE": "read keys from a YAML file; several times, later wins", **flags}
     for name, note in switches.items():
         print(f"  --{name:<16}{note}")
+    for letter, name in letters.items():
+        print(f"  -{letter + ' TEXT':<17}the same as --{name}=TEXT")
     for short, name in shorthands.items():
         note = ", written FOLDER or FOLDER=WEIGHT,FOLDER=WEIGHT" if name == "data.sources" else ""
         print(f"  --{short:<16}the same as --{name}{note}")

@@ -24,6 +24,7 @@ from samosa_kernels import Device, resolve_implementation, training_problem
 
 from samosa_jax import command_line
 from samosa_jax.beginning import begin_from, begun_with_fingerprint, find_reference, make_state
+from samosa_jax.compilation_cache import use_compilation_cache
 from samosa_jax.config import Config, ModelConfig, to_dict
 from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
 from samosa_jax.data.tokenizer import Tokenizer
@@ -87,15 +88,6 @@ def main(argv: list[str]) -> None:
         sys.exit(exit_code(stopped_by))
 
 
-def use_compilation_cache() -> None:
-    """Compiled programs outlive the process, so that the second start of a run takes seconds."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "samosa_jax" / "xla"))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
 def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
     """One run from its start, or from its newest whole checkpoint, to its end or until told to stop.
 
@@ -124,6 +116,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
     with run_folder.locked():
         run_folder.cut_back(start.step)
         write_yaml(run_folder.config, to_dict(config))
+        run_folder.keep_tokenizer(tokenizer)
         environment = environment_record(
             machinery.mesh,
             argv=["-m", "samosa_jax.train", *argv],

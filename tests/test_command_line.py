@@ -12,6 +12,8 @@ from typing import Literal
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from samosa_jax.command_line import load_config, parse_config, parse_dataclass, run, sources_from_text
 from samosa_jax.config import Config, SourceConfig, to_dict
@@ -332,3 +334,38 @@ def test_the_overview_imports_nothing_heavy() -> None:
     assert "difflib" in imported  # the trace is on
     assert not imported & {"jax", "numpy", "yaml", "jsonargparse"}
     assert seconds < 2  # about 0.05 s alone; the machine may be busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Flags with a letter."""
+
+    about: str = ""  # of which model
+    prompt: str = ""  # what to ask
+
+
+def ask(*argv: str) -> Question:
+    return parse_dataclass(argv, Question, description="Ask.", positional=("about",), letters={"p": "prompt"})
+
+
+def test_a_letter_takes_the_next_word_whatever_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask("-p", "-") == Question(prompt="-")
+    assert ask("-p", "--about=x", "base") == Question(prompt="--about=x", about="base")
+    assert ask("base", "-p", "one", "-p", "two") == Question(prompt="two", about="base")
+    with pytest.raises(ConfigError, match="-p has no value; expected text"):
+        ask("base", "-p")
+    with pytest.raises(SystemExit):
+        ask("--help")
+    assert "  -p TEXT           the same as --prompt=TEXT\n" in capsys.readouterr().out
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.text())
+@example("@someone")
+@example("null")
+@example("[unclosed")
+@example("a: b: {c")
+@example("%TAG")
+def test_text_is_taken_as_it_is(text: str) -> None:
+    assert ask("-p", text).prompt == text
+    assert ask(f"--prompt={text}").prompt == text

@@ -22,7 +22,7 @@ from samosa_jax.model.cache import (
     resize,
     take_rows,
 )
-from samosa_jax.model.decoding import Weights, decode, extend, lay_out, prefill
+from samosa_jax.model.decoding import decode, extend, lay_out, prefill
 from samosa_jax.model.gpt import Network
 
 T = 16
@@ -33,6 +33,12 @@ NETWORKS = {
     "scanned, remat": dataclasses.replace(BASE, unroll_layers=False, backout=True, remat="full"),
     "one key head": dataclasses.replace(BASE, num_kv_heads=1),
 }
+
+
+lay_out_jit = jax.jit(lay_out, static_argnums=0)
+prefill_jit = jax.jit(prefill, static_argnums=0, static_argnames="capacity")
+extend_jit = jax.jit(extend, static_argnums=0)
+decode_jit = jax.jit(decode, static_argnums=0)
 
 
 def dialogue() -> tuple[np.ndarray, np.ndarray]:
@@ -70,37 +76,27 @@ def incremental_logits(
     width = int(LENGTHS.max())
     prompts = np.where(np.arange(width) < LENGTHS[:, None] - 1, tokens[:, :width], 47)  # padded with anything
 
-    @jax.jit
-    def begin(weights: Weights) -> Cache:
-        return prefill(
-            network,
-            weights,
-            jnp.asarray(prompts),
-            lengths=jnp.asarray(LENGTHS - 1),
-            turn_position=jnp.asarray(turns[:, :width]),
-            capacity=capacity,
-        )
-
-    @jax.jit
-    def read(weights: Weights, cache: Cache, chunk: jax.Array, counts: jax.Array, turn: jax.Array) -> Cache:
-        return extend(network, weights, cache, chunk, counts=counts, turn_position=turn)
-
-    @jax.jit
-    def go_on(weights: Weights, cache: Cache, token: jax.Array, turn: jax.Array) -> tuple[jax.Array, Cache]:
-        return decode(network, weights, cache, token, turn_position=turn)
-
-    weights = jax.jit(functools.partial(lay_out, network))(params)
-    cache = begin(weights)
+    weights = lay_out_jit(network, params)
+    cache = prefill_jit(
+        network,
+        weights,
+        prompts,
+        lengths=LENGTHS - 1,
+        turn_position=turns[:, :width],
+        capacity=capacity,
+    )
     rows = np.arange(len(tokens))
     for counts in chunks:
         places = np.asarray(cache.lengths)[:, None] + np.arange(max(counts))
         places = np.minimum(places, T - 1)
         chunk, turn = tokens[rows[:, None], places], turns[rows[:, None], places]
-        cache = read(weights, cache, chunk, np.array(counts, np.int32), turn)
+        cache = extend_jit(
+            network, weights, cache, chunk, counts=np.array(counts, np.int32), turn_position=turn
+        )
     found: list[list[np.ndarray]] = [[] for _ in rows]
     while int(cache.lengths.max()) < min(T, capacity):
         at = np.asarray(cache.lengths)
-        logits, cache = go_on(weights, cache, tokens[rows, at], turns[rows, at])
+        logits, cache = decode_jit(network, weights, cache, tokens[rows, at], turn_position=turns[rows, at])
         for row, value in zip(found, np.asarray(logits), strict=True):
             row.append(value)
     return [np.stack(row) for row in found]
@@ -158,30 +154,29 @@ def test_rows_move_and_grow_and_pause():
     params = make_params(network)
     tokens, turns = dialogue()
     expected = np.asarray(full_logits(network, params, tokens, turns))
-    weights = lay_out(network, params)
+    weights = lay_out_jit(network, params)
 
     def read(tokens: np.ndarray, turns: np.ndarray, lengths: list[int]) -> Cache:
-        begun = prefill(
-            network,
-            weights,
-            jnp.asarray(tokens),
-            lengths=jnp.array(lengths),
-            turn_position=jnp.asarray(turns),
-            capacity=4,
+        begun = prefill_jit(
+            network, weights, tokens, lengths=np.array(lengths), turn_position=turns, capacity=4
         )
         return resize(begun, network.config, T)
 
     cache = read(tokens[:, :4], turns[:, :4], [2, 4, 1, 3])
     cache = take_rows(cache, jnp.array([3, 1, 1, 0, 2]))
-    other = read(tokens[2:3, :3], turns[2:3, :3], [3])
+    other = read(tokens[2:, :4], turns[2:, :4], [3, 1])
     cache = place_row(cache, other, source=jnp.int32(0), row=jnp.int32(2))
     order = np.array([3, 1, 2, 0, 2])
     lengths = np.array([3, 4, 3, 2, 1])
     for step in range(8):
         active = np.arange(5) != step % 5
-        next_tokens, turn = jnp.asarray(tokens[order, lengths]), jnp.asarray(turns[order, lengths])
-        logits, cache = decode(
-            network, weights, cache, next_tokens, turn_position=turn, active=jnp.asarray(active)
+        logits, cache = decode_jit(
+            network,
+            weights,
+            cache,
+            tokens[order, lengths],
+            turn_position=turns[order, lengths],
+            active=active,
         )
         for row in np.flatnonzero(active):
             np.testing.assert_allclose(logits[row], expected[order[row], lengths[row]], atol=2e-5, rtol=2e-4)

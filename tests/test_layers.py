@@ -21,6 +21,7 @@ FLOORS = [
     {"model", "parallel"},
     {"training", "rollout"},
     {"evals", "rl", "convert"},
+    {"server"},
     {"commands"},
 ]
 SAME_FLOOR = {("model", "parallel"), ("tasks", "data"), ("rl", "evals")}

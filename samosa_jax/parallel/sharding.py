@@ -25,7 +25,7 @@ PARAM_AXES: Mapping[str, Choices] = {
     "F": (("tensor",),),
     "V": (("tensor",), ("fsdp",)),
 }
-DECODING_AXES: Mapping[str, Choices] = {letter: (("tensor",),) for letter in "NKFV"}
+DECODING_AXES: Mapping[str, Choices] = dict.fromkeys("NKFV", (("tensor",),))
 ACTIVATION_AXES: Mapping[str, Choices] = {
     "B": (("data", "fsdp"),),
     "N": (("tensor",),),
@@ -91,7 +91,7 @@ def param_spec(parameter: Parameter, mesh: Mesh | AbstractMesh) -> PartitionSpec
 
 
 def decoding_spec(parameter: Parameter, mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """Where it lives while tokens are written one by one: whole on every device, save what `tensor` splits."""
+    """Where it lives while tokens are written: whole on every device, save what `tensor` splits."""
     return _spec_of(parameter, mesh, DECODING_AXES)
 
 

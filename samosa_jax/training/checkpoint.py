@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,13 +79,17 @@ def write_seal(folder: Path) -> None:
     os.replace(temporary, folder / SEAL)
 
 
-def find_fault(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used, in a few words; None if every file is what the seal says."""
+def find_fault(folder: Path, *, parts: Collection[str] = ()) -> str | None:
+    """Why a checkpoint cannot be used, in a few words; None if every file is what the seal says.
+
+    `parts` are the folders in it whose contents matter; all if there are none.
+    """
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         entries = {
             folder / name: (int(entry["bytes"]), str(entry["sha256"]))
             for name, entry in seal["files"].items()
+            if not parts or name.split("/")[0] in parts
         }
         seal_format = seal["format"]
     except FileNotFoundError:

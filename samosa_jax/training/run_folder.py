@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from samosa_jax.data.manifest import TOKENIZER_FOLDER
+from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.training.metrics import is_train_record, keep_json_lines
 
@@ -58,6 +60,10 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def tokenizer(self) -> Path:
+        return self.path / TOKENIZER_FOLDER
+
+    @property
     def reference(self) -> Path:
         """Log-probabilities of preference pairs under the model that the run began with."""
         return self.path / "reference.npz"
@@ -98,6 +104,15 @@ class RunFolder:
             raise UserError(
                 f"{self.path} cannot be created ({error.strerror}); choose another out_dir or name"
             ) from error
+
+    def keep_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Copies it into the run, so that the folder is all it takes to use the model."""
+        if self.tokenizer.exists():
+            return
+        unfinished = self.path / f"{TOKENIZER_FOLDER}.unfinished"
+        unfinished.mkdir(exist_ok=True)
+        tokenizer.save(unfinished)
+        unfinished.rename(self.tokenizer)
 
     def note_start(self, environment: Mapping[str, object], *, step: int) -> None:
         """Adds one start of the command to environment.json: a run may have many, on different machines."""

@@ -83,6 +83,35 @@ def parse_conversation(value: Any) -> Conversation:
     Raises:
         ConversationError: what is wrong, and in which message, counted from 0.
     """
+    conversation = _read(value)
+    check(conversation)
+    return conversation
+
+
+def parse_prompt(value: Any) -> Conversation:
+    """As `parse_conversation`, of what the assistant is to answer: it ends with the user or a tool's result.
+
+    System messages that follow each other at the start become one, as do messages of the user: programs
+    send them so.
+
+    Raises:
+        ConversationError: what is wrong, and in which message, counted from 0 after they are joined.
+    """
+    conversation = _read(value)
+    conversation = replace(conversation, messages=_joined(conversation.messages))
+    check_order(conversation)
+    messages = conversation.messages
+    if not messages or messages[-1].role not in ("user", "tool"):
+        last = _ending(messages[-1]) if messages else "nothing"
+        raise ConversationError(
+            f"it ends with the {last}; an answer follows the user's message or the result of a tool",
+            reason="wrong order",
+        )
+    return conversation
+
+
+def _read(value: Any) -> Conversation:
+    """Whatever messages there are, in whatever order."""
     if not isinstance(value, Mapping) or not isinstance(value.get("messages"), list):
         raise ConversationError('expected an object with a list "messages"')
     messages: list[Message] = []
@@ -110,9 +139,18 @@ def parse_conversation(value: Any) -> Conversation:
         tools = parse_json(tools, '"tools"')
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
         raise ConversationError('"tools" is no list of objects')
-    conversation = Conversation(messages=tuple(messages), tools=tuple(tools))
-    check(conversation)
-    return conversation
+    return Conversation(messages=tuple(messages), tools=tuple(tools))
+
+
+def _joined(messages: Sequence[Message]) -> tuple[Message, ...]:
+    joined: list[Message] = []
+    for message in messages:
+        if joined and message.role == joined[-1].role and message.role in ("system", "user"):
+            text = "\n\n".join(filter(str.strip, (joined[-1].text, message.text)))
+            joined[-1] = replace(message, text=text)
+        else:
+            joined.append(message)
+    return tuple(joined)
 
 
 def check(conversation: Conversation) -> None:
@@ -122,8 +160,20 @@ def check(conversation: Conversation) -> None:
         raise ConversationError("it has no messages", reason="no assistant turn")
     if not any(message.role == "assistant" for message in messages):
         raise ConversationError("no message is the assistant's", reason="no assistant turn")
-    previous: Message | None = None
+    check_order(conversation)
     for index, message in enumerate(messages):
+        if message.role == "assistant" and not (message.text.strip() or message.tool_call or message.think):
+            raise ConversationError(f"message {index}: the assistant says nothing", reason="empty message")
+    if messages[-1].role != "assistant" or messages[-1].tool_call is not None:
+        raise ConversationError(
+            f"it ends with the {_ending(messages[-1])}, not with an answer", reason="no last answer"
+        )
+
+
+def check_order(conversation: Conversation) -> None:
+    """Raises ConversationError unless each message may follow the one before it. It may end anywhere."""
+    previous: Message | None = None
+    for index, message in enumerate(conversation.messages):
         where = f"message {index}"
         called = previous is not None and previous.tool_call is not None
         if called != (message.role == "tool"):
@@ -149,14 +199,9 @@ def check(conversation: Conversation) -> None:
                 raise ConversationError(
                     f"{where} is the second assistant message in a row", reason="wrong order"
                 )
-            if not (message.text.strip() or message.tool_call or message.think):
-                raise ConversationError(f"{where}: the assistant says nothing", reason="empty message")
         elif message.role == "user" and not message.text.strip():
             raise ConversationError(f"{where} is empty", reason="empty message")
         previous = message
-    if messages[-1].role != "assistant" or messages[-1].tool_call is not None:
-        last = "call of a tool" if messages[-1].tool_call else _name(messages[-1].role)
-        raise ConversationError(f"it ends with the {last}, not with an answer", reason="no last answer")
 
 
 def to_json(conversation: Conversation) -> dict[str, Any]:
@@ -338,6 +383,10 @@ def _answered(parts: Sequence[Message], results: Sequence[Message]) -> list[Mess
     for call, result in zip(parts[first:], results, strict=True):
         messages += (call, result)
     return messages
+
+
+def _ending(message: Message) -> str:
+    return "call of a tool" if message.tool_call else _name(message.role)
 
 
 def _name(role: Speaker) -> str:
