@@ -16,7 +16,7 @@ from flax import nnx
 from samosa_kernels import KeyRanges, attention
 
 from samosa_jax.config import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelConfig
-from samosa_jax.model.params import Initializers, weight
+from samosa_jax.model.params import Initializers, Params, weight
 from samosa_jax.model.rope import Rotation, rotate
 from samosa_jax.parallel.sharding import constrain, map_shards
 
@@ -85,20 +85,37 @@ class Attention(nnx.Module):
         self, x: jax.Array, *, inputs: LayerInputs, window: int | None, added_value: jax.Array | None
     ) -> jax.Array:
         """x (B, T, D) -> (B, T, D); `added_value` (B, T, K, H) joins the values."""
-        q = self._rotate_and_norm(linear(x, self.query[...]), inputs.rotation)
-        k = self._rotate_and_norm(linear(x, self.key[...]), inputs.rotation)
-        v = linear(x, self.value[...])
+        q, k, v = self._project(x)
+        q = self._rotate_and_norm(q, inputs.rotation)
+        k = self._rotate_and_norm(k, inputs.rotation)
         if added_value is not None:
             v = v + added_value
         attend = inputs.attend or attention_among(inputs.ranges, impl=self.config.attention)
         out = attend(q, k, v, window)
         return constrain(linear(out, self.output[...]), "B T D")
 
+    def _project(self, x: jax.Array) -> list[jax.Array]:
+        """Queries, keys and values; by one product if their weights were joined (`join_inputs`)."""
+        N, K = self.config.num_heads, self.config.num_kv_heads
+        if self.query.shape[-2] == N + 2 * K:
+            return jnp.split(linear(x, self.query[...]), [N, N + K], axis=2)
+        return [linear(x, weight[...]) for weight in (self.query, self.key, self.value)]
+
     def _rotate_and_norm(self, x: jax.Array, rotation: Rotation) -> jax.Array:
         turned = rotate(x, rotation)
         if self.config.qk_norm:
             turned = rms_norm(turned, eps=self.config.norm_eps) * self.config.qk_gain
         return turned.astype(x.dtype)
+
+
+def join_inputs(attention: Params) -> Params:
+    """The weights of an attention with those of queries, keys and values as one, in the place of the first.
+
+    XLA for CPU gives a product of one row and a small matrix to a single core.
+    """
+    query, key, value = (attention[name] for name in ("query", "key", "value"))
+    joined = jnp.concatenate([query, key, value], axis=-2)
+    return {**attention, "query": joined, "key": key[..., :0, :], "value": value[..., :0, :]}
 
 
 def attention_among(ranges: KeyRanges, *, impl: str) -> Attend:
