@@ -136,7 +136,7 @@ async def read_stream(client: httpx.AsyncClient, prompt: str, new_tokens: int) -
 @contextlib.contextmanager
 def running_server(run: str, streams: int) -> Iterator[str]:
     """The address of a server that answers."""
-    flags = [f"--max_batch={streams}", "--port=0", "--name=bench", "--tools=none", "--warm_up=false"]
+    flags = [f"--max_batch={streams}", "--port=0", "--name=bench", "--tools=none"]
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "samosa_jax.serve", run, *flags],
         stdout=subprocess.PIPE,

@@ -31,10 +31,10 @@ WIDE = ("matrix", "embedding", "value_embedding", "head")  # groups that are use
 class Weights(NamedTuple):
     """Parameters as decoding reads them best. A pytree.
 
-    Every layer stands for itself: out of a stack XLA would copy it for each token. Where no mesh splits heads,
-    the weights of queries, keys and values are one, which saves a sixth of a token's time on CPU. The head's
-    columns are tokens: with one row, that product takes two thirds of the time on CPU. What is used in the
-    compute dtype is in it already, so that of bfloat16 half as much has to be read.
+    Every layer stands for itself: out of a stack XLA would copy it for each token. Where no mesh splits
+    heads, the weights of queries, keys and values are one, which saves a sixth of a token's time on CPU. The
+    head's columns are tokens: with one row, that product takes two thirds of the time on CPU. What is used
+    in the compute dtype is in it already, so that of bfloat16 half as much has to be read.
     """
 
     layers: tuple[Params, ...]
