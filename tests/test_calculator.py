@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from samosa_jax.tasks.calculator import MAX_CHARS, CalculatorError, calculate, evaluate, show
@@ -161,7 +161,11 @@ FORMULAS: list[tuple[str, Callable[[float, float, float], float]]] = [
 def test_functions_are_their_formulas(
     call: str, formula: Callable[[float, float, float], float], a: Any, b: Any, c: int
 ):
-    value = evaluate(call.format(a=a, b=b, c=c))
+    try:
+        value = evaluate(call.format(a=a, b=b, c=c))
+    except CalculatorError as error:
+        assume("too large" not in str(error))
+        raise
     assert float(value) == pytest.approx(formula(float(a), float(b), c), rel=1e-9, abs=1e-9)
 
 

@@ -186,7 +186,9 @@ def test_a_whole_chat_on_a_terminal(runs):
         assert shown.text.count("It is 5.") == 3
         assert re.search(r"\nthought for [0-9.]+ s, 3 words\n", shown.text)
 
-        shown.send("half a line\x03")
+        shown.send("half a line")
+        shown.wait_for("half a line")
+        shown.send("\x03")
         shown.wait_for("Ctrl-C once more, or Ctrl-D, ends the chat")
         shown.send("\x03")
         assert shown.wait_end() == 0

@@ -265,8 +265,8 @@ def test_two_writers_and_foreign_folders(stories_file: Path, tokenizer_dir: Path
         with pytest.raises(UserError, match="another `prepare` is writing here"):
             run(stories_file, tokenizer_dir, out)
     finally:
+        process.send_signal(signal.SIGINT)  # waits for it to go on
         process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in error

@@ -5,7 +5,6 @@ import io
 import json
 import pickle
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -383,12 +382,3 @@ def test_report_counts_every_sample(tokenizer: Tokenizer) -> None:
     story, chinese = ratios["story"], ratios["Chinese"]
     assert story.bytes_per_token == len(tokenizer_report.SAMPLES["story"].encode()) / story.num_tokens > 2
     assert chinese.characters_per_token * 2 < chinese.bytes_per_token
-
-
-def test_speed_on_news(tokenizer: Tokenizer, test_data: Path) -> None:
-    with gzip.open(test_data / "wikinews" / "wikinews_en.jsonl.gz", "rb") as file:
-        texts = [json.loads(next(file))["text"] for _ in range(3_000)]
-    started = time.process_time()
-    tokenizer.encode_batch(texts)
-    megabytes_per_second = sum(len(text.encode()) for text in texts) / 1e6 / (time.process_time() - started)
-    assert megabytes_per_second > 1.5
