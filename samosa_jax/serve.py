@@ -8,11 +8,12 @@ a second Ctrl-C ends them too. docs/serving.md describes the API.
 
 import asyncio
 import importlib
+import importlib.util
 import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -171,7 +172,15 @@ def serve(flags: ServeFlags, listener: "socket.socket") -> None:
             sys.stdout.flush()
             os._exit(0)
 
-    asyncio.run(serve_all())
+    with asyncio.Runner(loop_factory=_fast_event_loop()) as runner:
+        runner.run(serve_all())
+
+
+def _fast_event_loop() -> "Callable[[], asyncio.AbstractEventLoop] | None":
+    """uvloop's; None, for asyncio's own, on systems that it is not made for."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    return importlib.import_module("uvloop").new_event_loop
 
 
 def _settings(flags: ServeFlags, trained: "Trained", *, replicas: int) -> "ServerSettings":

@@ -12,7 +12,6 @@ import optax
 import training_runs
 
 from samosa_jax.command_line import parse_config
-from samosa_jax.config import to_dict
 from samosa_jax.data import tokenizer_training
 from samosa_jax.data.chat import template
 from samosa_jax.data.chat.conversation import parse_conversation
@@ -20,8 +19,6 @@ from samosa_jax.data.chat.template import Role
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.data.tokenizer_training import TokenizerOptions, draw_sample
 from samosa_jax.model.gpt import Network
-from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord
-from samosa_jax.training.state import TrainState
 
 SHAPE = {
     "model.vocab_size": 640,
@@ -43,27 +40,8 @@ def write_run(folder: Path, conversations: Sequence[Any]) -> Path:
     network = Network.build(config.model)
     tokens, said = _rows(conversations, tokenizer)
     params = _learn(network, tokens, said)
-
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(step=zero + 1, params=params, opt_state=optax.EmptyState(), bad_steps=zero)
-    record = CheckpointRecord(
-        step=1,
-        config=to_dict(config),
-        tokenizer=tokenizer.fingerprint,
-        data={},
-        mesh={},
-        versions={},
-        seconds_trained=0.0,
-    )
     run = folder / "runs" / "reciter"
-    (run / "checkpoints").mkdir(parents=True)
-    problems: list[str] = []
-    saver = Checkpointer(
-        run / "checkpoints", keep_last=1, milestone_steps=0, newest_good=1, say=problems.append
-    )
-    saver.save(state, record)
-    saver.wait()
-    assert not problems
+    training_runs.save_run(run, config, tokenizer, params)
     return run
 
 

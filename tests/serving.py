@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import openai
-import optax
+import training_runs
 
-from samosa_jax.config import Config, ModelConfig, to_dict
+from samosa_jax.config import Config, ModelConfig
 from samosa_jax.data import tokenizer_training
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.data.tokenizer_training import TokenizerOptions, draw_sample
@@ -36,8 +36,6 @@ from samosa_jax.server.service import Service
 from samosa_jax.server.settings import Defaults, Limits, ServerSettings
 from samosa_jax.tasks.tool_schemas import TOOLS
 from samosa_jax.trained import make_engines, open_trained
-from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord
-from samosa_jax.training.state import TrainState
 
 NAME = "talker"
 VOCAB_SIZE = 640
@@ -83,25 +81,7 @@ def write_run(folder: Path, *, context_len: int = CONTEXT_LEN) -> Path:
         ),
     )
     params = teach(Network.build(config.model), tokenizer)
-    record = CheckpointRecord(
-        step=1,
-        config=to_dict(config),
-        tokenizer=tokenizer.fingerprint,
-        data={},
-        mesh={},
-        versions={},
-        seconds_trained=0.0,
-    )
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(step=zero + 1, params=params, opt_state=optax.sgd(0.1).init(params), bad_steps=zero)
-    problems: list[str] = []
-    (run / "checkpoints").mkdir()
-    saver = Checkpointer(
-        run / "checkpoints", keep_last=1, milestone_steps=0, newest_good=1, say=problems.append
-    )
-    saver.save(state, record)
-    saver.wait()
-    assert not problems
+    training_runs.save_run(run, config, tokenizer, params)
     return run
 
 

@@ -103,6 +103,7 @@ def test_closing_the_stream_of_the_client_cancels(live: LiveServer):
 
 def test_more_than_the_queue_holds_is_refused_until_there_is_room(live: LiveServer):
     connections = [begin_stream(live), begin_stream(live), begin_stream(live)]
+    wait_until(lambda: load(live) == (3, 2, 1))
     client = live.client()
     with pytest.raises(openai.RateLimitError) as e:
         client.completions.create(model=NAME, prompt="a tick", max_tokens=1)
@@ -130,6 +131,7 @@ def test_the_client_that_tries_again_gets_its_answer(live: LiveServer):
     client = live.client(max_retries=2)
     assert client.completions.create(model=NAME, prompt="a tick", max_tokens=1).choices[0].text == " tock"
     closing.join()
+    wait_until(lambda: load(live) == (0, 0, 0))
 
 
 def test_a_stream_that_waits_is_kept_alive(live: LiveServer):

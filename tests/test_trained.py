@@ -10,12 +10,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import training_runs
 
 from samosa_jax.command_line import parse_config
-from samosa_jax.config import Config, LoraConfig, MeshConfig, to_dict
+from samosa_jax.config import Config, LoraConfig, MeshConfig
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.model.gpt import Network
@@ -24,11 +23,9 @@ from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.rollout.request import Prompt, Sampling
 from samosa_jax.trained import make_engines, open_trained
-from samosa_jax.training.checkpoint import SEAL, Checkpointer, CheckpointRecord, step_folder
-from samosa_jax.training.state import TrainState
+from samosa_jax.training.checkpoint import SEAL
 
 LORA = LoraConfig(rank=2, alpha=3.0, targets=("attention", "mlp/up"))
-OPTIMIZER = optax.sgd(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +41,9 @@ def config(data: Path, tmp_path: Path) -> Config:
 
 def save(config: Config, step: int, params: Params, *, begun_with: str = "") -> Path:
     """A checkpoint as training writes it."""
-    path = Path(config.data.sources[0].path) / "tokenizer"
-    record = CheckpointRecord(
-        step=step,
-        config=to_dict(config),
-        tokenizer=Tokenizer.load(path).fingerprint,
-        data={"begun_with": begun_with},
-        mesh={},
-        versions={},
-        seconds_trained=0.0,
-    )
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(step=zero + step, params=params, opt_state=OPTIMIZER.init(params), bad_steps=zero)
-    checkpoints = Path(config.out_dir) / config.name / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    said: list[str] = []
-    saver = Checkpointer(checkpoints, keep_last=9, milestone_steps=0, newest_good=step, say=said.append)
-    saver.save(state, record)
-    saver.wait()
-    assert not said
-    return step_folder(checkpoints, step)
+    tokenizer = Tokenizer.load(Path(config.data.sources[0].path) / "tokenizer")
+    run = Path(config.out_dir) / config.name
+    return training_runs.save_run(run, config, tokenizer, params, step=step, data={"begun_with": begun_with})
 
 
 def random_params(config: Config, seed: int) -> Params:

@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
+from samosa_jax.config import Config, to_dict
 from samosa_jax.data import tokenizer_training
 from samosa_jax.data.shard_writer import ShardWriter
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.data.tokenizer_training import TokenizerOptions, draw_sample
+from samosa_jax.model.params import Params
+from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord, step_folder
+from samosa_jax.training.state import TrainState
 
 VOCAB_SIZE = 512
 WORDS = (
@@ -135,3 +141,34 @@ def stored_arrays(folder: Path) -> dict[str, np.ndarray]:
         restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
         tree = reader.restore(folder, restore_args=restore_args)
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def save_run(
+    run: Path,
+    config: Config,
+    tokenizer: Tokenizer,
+    params: Params,
+    *,
+    step: int = 1,
+    data: Mapping[str, object] | None = None,
+) -> Path:
+    """Leaves a model's parameters in the folder of a run, as training does; returns the checkpoint."""
+    record = CheckpointRecord(
+        step=step,
+        config=to_dict(config),
+        tokenizer=tokenizer.fingerprint,
+        data=dict(data or {}),
+        mesh={},
+        versions={},
+        seconds_trained=0.0,
+    )
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(step=zero + step, params=params, opt_state=optax.EmptyState(), bad_steps=zero)
+    checkpoints = run / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    problems: list[str] = []
+    saver = Checkpointer(checkpoints, keep_last=9, milestone_steps=0, newest_good=step, say=problems.append)
+    saver.save(state, record)
+    saver.wait()
+    assert not problems
+    return step_folder(checkpoints, step)

@@ -20,11 +20,45 @@ class Numbered(NamedTuple):
     event: Event
 
 
+class Mailbox:
+    """Brings what happens in other threads to the event loop it was made in.
+
+    A block of tokens is news of every answer that runs. One wake-up brings all of it: each costs a system
+    call, and takes the interpreter from the engine's thread.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._letters: list[tuple[Callable[[Numbered], None], Numbered]] = []
+
+    def put(self, receive: Callable[[Numbered], None], numbered: Numbered) -> None:
+        """From any thread: `receive` will be called with it in the loop, in the order of these calls."""
+        with self._lock:
+            self._letters.append((receive, numbered))
+            is_awaited = len(self._letters) > 1
+        if is_awaited:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            # A server that was told twice to stop does not wait for its answers.
+            if not self._loop.is_closed():
+                raise
+
+    def _deliver(self) -> None:
+        with self._lock:
+            letters, self._letters = self._letters, []
+        for receive, numbered in letters:
+            self._loop.call_soon(receive, numbered)  # apart, so that one that fails takes no other with it
+
+
 class RunningAnswer:
     """Made and read in one event loop; listeners and `add_job` may be called from any thread.
 
     Args:
         num_choices: answers, each of which ends with its own `Ended`.
+        mailbox: of that loop.
         watch: called in the event loop with every event, read or not.
 
     Attributes:
@@ -33,13 +67,15 @@ class RunningAnswer:
         first_text: time.monotonic() of its first text.
     """
 
-    def __init__(self, num_choices: int, *, watch: Callable[["RunningAnswer", Event], None]) -> None:
+    def __init__(
+        self, num_choices: int, *, mailbox: Mailbox, watch: Callable[["RunningAnswer", Event], None]
+    ) -> None:
         self.num_left = num_choices
         self.began = time.monotonic()
         self.first_text: float | None = None
         self._num_choices = num_choices
         self._watch = watch
-        self._loop = asyncio.get_running_loop()
+        self._mailbox = mailbox
         self._events: asyncio.Queue[Numbered | None] = asyncio.Queue()  # None: interrupted
         self._lock = threading.Lock()
         self._jobs: list[Job] = []
@@ -50,12 +86,7 @@ class RunningAnswer:
         """What is to be called with the events of a job whose answers are numbered from there."""
 
         def on_event(event: Event) -> None:
-            try:
-                self._loop.call_soon_threadsafe(self._receive, Numbered(first_choice + event.choice, event))
-            except RuntimeError:
-                # A server that was told twice to stop does not wait for its answers.
-                if not self._loop.is_closed():
-                    raise
+            self._mailbox.put(self._receive, Numbered(first_choice + event.choice, event))
 
         return on_event
 

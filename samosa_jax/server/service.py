@@ -11,7 +11,7 @@ from samosa_jax.rollout.events import Ended, Event
 from samosa_jax.server.admission import Admission
 from samosa_jax.server.api_errors import shutting_down, unavailable
 from samosa_jax.server.metrics import Metrics
-from samosa_jax.server.running_answer import OnEvent, RunningAnswer
+from samosa_jax.server.running_answer import Mailbox, OnEvent, RunningAnswer
 from samosa_jax.server.settings import ServerSettings
 
 State = Literal["starting", "ready", "draining"]
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Service:
-    """Belongs to one event loop.
+    """Belongs to the event loop it is made in.
 
     Args:
         open_assistant: makes the assistant, which may take minutes of compiling; called once, in a thread.
@@ -43,6 +43,7 @@ class Service:
         self._open_assistant = open_assistant
         self._assistant: Assistant | None = None
         self._running: set[RunningAnswer] = set()
+        self._mailbox = Mailbox()
 
     @property
     def assistant(self) -> Assistant:
@@ -78,7 +79,7 @@ class Service:
         assistant = self.assistant
         count = len(jobs) * choices
         self.admission.take(count)
-        answer = RunningAnswer(count, watch=self._watch)
+        answer = RunningAnswer(count, mailbox=self._mailbox, watch=self._watch)
         self._running.add(answer)
         try:
             # Making tokens of a long prompt takes a while, in which others go on.
