@@ -84,10 +84,11 @@ def state_bytes(counts: ParameterCounts, optimizer: OptimizerConfig) -> int:
 
 
 def _norm_scales(model: ModelConfig) -> int:
-    """Two norms per layer, the last, and that of the embedding; those of queries and keys have no scale."""
+    """Of two norms per layer, the last, and that of the embedding; of those of queries and keys."""
+    heads = 2 * model.num_layers * model.head_dim if model.qk_norm_scale else 0
     if not model.norm_scale:
-        return 0
-    return (2 * model.num_layers + (2 if model.embedding_norm else 1)) * model.model_dim
+        return heads
+    return heads + (2 * model.num_layers + (2 if model.embedding_norm else 1)) * model.model_dim
 
 
 def _gates(model: ModelConfig) -> int:

@@ -36,6 +36,7 @@ EXTRAS = dataclasses.replace(
     smear=True,
     backout=True,
     norm_scale=True,
+    qk_norm_scale=True,
     position="hirope",
     soft_cap=15.0,
 )
@@ -151,6 +152,7 @@ HIROPE = {"position": "hirope"}
 ZERO_OUT = {"init": "zero_out"}
 CHANGES: dict[str, Change] = {
     "depth": (2, {}, "nothing"),
+    "architecture": ("hf", {"mlp": "swiglu"}, "nothing"),
     "vocab_size": (129, {}, "parameters"),
     "context_len": (8, {"window_pattern": "SL"}, "output"),
     "num_layers": (3, {}, "parameters"),
@@ -165,6 +167,7 @@ CHANGES: dict[str, Change] = {
     "norm_eps": (0.1, {}, "output"),
     "embedding_norm": (True, {}, "output"),
     "qk_norm": (False, {}, "output"),
+    "qk_norm_scale": (True, {}, "parameters"),
     "qk_gain": (1.5, {}, "output"),
     "position": ("hirope", {}, "output"),
     "rope_base": (10.0, {}, "output"),
@@ -193,10 +196,12 @@ def test_every_field_does_something(field):
     before = dataclasses.replace(BASE, **base)
     after = dataclasses.replace(before, **{field: value})
     networks = [Network.build(before), Network.build(after)]
-    if shows_in == "nothing":  # of the network: `depth` repeats num_layers, and the dial reads it
+    if shows_in == "nothing":  # of the network: the dial reads them, and they refuse what contradicts them
         assert networks[0].info == networks[1].info
-        with pytest.raises(ConfigError, match="depth"):
-            dataclasses.replace(before, depth=before.num_layers + 1)
+        contradiction = {"depth": {"num_layers": 3}, "architecture": {"smear": True}}[field]
+        dataclasses.replace(before, **contradiction)
+        with pytest.raises(ConfigError, match=field):
+            dataclasses.replace(after, **contradiction)
         return
     shapes = [jax.tree.map(lambda info: info.shape, network.info) for network in networks]
     assert (shapes[0] != shapes[1]) == (shows_in == "parameters")

@@ -47,6 +47,7 @@ ALL_EXTRAS = {
     "smear": True,
     "backout": True,
     "norm_scale": True,
+    "qk_norm_scale": True,
 }
 
 
@@ -127,7 +128,8 @@ def test_dims_give_the_matrix_view():
 
 def test_only_matrices_of_layers_are_in_the_matrix_group():
     for info in infos(dataclasses.replace(TINY, **ALL_EXTRAS)).values():
-        is_layer_matrix = info.path.startswith(("blocks/attention/", "blocks/mlp/"))
+        is_scale = info.path.endswith("_scale")
+        is_layer_matrix = info.path.startswith(("blocks/attention/", "blocks/mlp/")) and not is_scale
         assert (info.group == "matrix") == is_layer_matrix
         if is_layer_matrix:
             assert info.reduction_axis
@@ -151,7 +153,8 @@ def test_init_follows_its_description():
         "blocks/mlp/up": 0.4 * reading_std,
         "value_embeddings/table": reading_std,
     }.items():
-        np.testing.assert_allclose(values[path].std(), std, rtol=0.03, err_msg=path)
+        of_tokens, _ = split_rows(values[path], described[path])
+        np.testing.assert_allclose(of_tokens.std(), std, rtol=0.03, err_msg=path)
     for path in ("blocks/attention/output", "blocks/mlp/down", "smear/scale"):
         assert not values[path].any(), path
     np.testing.assert_allclose(values["blocks/residual_scale"], [1.15, 1.10, 1.05], rtol=1e-6)
@@ -162,13 +165,31 @@ def test_init_follows_its_description():
     assert values["value_embeddings/gate"].max() <= 0.02
 
 
+def split_rows(values: np.ndarray, info: ParamInfo) -> tuple[np.ndarray, np.ndarray]:
+    """What stands for tokens, and the rows of a table beyond those."""
+    axis = info.letters.index("V") if "V" in info.letters else 0
+    size = TINY.vocab_size if "V" in info.letters else info.shape[0]
+    of_tokens, beyond = np.split(values, [size], axis=axis)
+    return of_tokens, beyond
+
+
+def test_rows_that_stand_for_no_token_are_zero():
+    config = dataclasses.replace(TINY, **ALL_EXTRAS)
+    values, described = init(config), infos(config)
+    for path in ("embedding", "head", "value_embeddings/table"):
+        of_tokens, beyond = split_rows(values[path], described[path])
+        assert of_tokens.any(axis=-1).all(), path
+        assert beyond.size, path
+        assert not beyond.any(), path
+
+
 def test_gpt2_init_scales_what_writes_into_the_residual():
     config = dataclasses.replace(TINY, init="gpt2", init_std=0.05, model_dim=256, mlp_dim=512)
     values = init(config)
     np.testing.assert_allclose(values["blocks/mlp/up"].std(), 0.05, rtol=0.03)
     np.testing.assert_allclose(values["blocks/mlp/down"].std(), 0.05 / 6**0.5, rtol=0.03)
     np.testing.assert_allclose(values["blocks/attention/output"].std(), 0.05 / 6**0.5, rtol=0.03)
-    np.testing.assert_allclose(values["head"].std(), 0.05, rtol=0.03)
+    np.testing.assert_allclose(values["head"][: TINY.vocab_size].std(), 0.05, rtol=0.03)
 
 
 @pytest.mark.parametrize("tied", [False, True])

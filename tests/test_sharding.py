@@ -38,6 +38,7 @@ CONFIG = ModelConfig(
     smear=True,
     backout=True,
     norm_scale=True,
+    qk_norm_scale=True,
     window_pattern="SL",
     window=6,
     init="gpt2",

@@ -17,7 +17,15 @@ from samosa_kernels import KeyRanges
 
 from samosa_jax.config import ModelConfig
 from samosa_jax.model.layers import Attend, Block, LayerInputs, Norm, Smear, ValueEmbedding, ValueEmbeddings
-from samosa_jax.model.params import Params, describe, initializers, layer_sizes, sample, weight
+from samosa_jax.model.params import (
+    ParamInfo,
+    Params,
+    describe,
+    initializers,
+    layer_sizes,
+    sample,
+    weight,
+)
 from samosa_jax.model.rope import make_rotation
 from samosa_jax.parallel.sharding import constrain
 
@@ -155,8 +163,19 @@ class Network:
         )
 
     def init(self, key: jax.Array) -> Params:
-        """First parameters, float32: the same on every mesh, and each independent of which others exist."""
-        return jax.tree.map(lambda info: sample(info, key), self.info)
+        """First parameters, float32: the same on every mesh, and each independent of which others exist.
+
+        Rows of tables beyond vocab_size are zero, and stay so: no token of a batch stands for them.
+        """
+
+        def first_values(info: ParamInfo) -> jax.Array:
+            values = sample(info, key)
+            if "V" not in info.letters:
+                return values
+            axis = info.letters.index("V")
+            return values * (lax.broadcasted_iota(jnp.int32, info.shape, axis) < self.config.vocab_size)
+
+        return jax.tree.map(first_values, self.info)
 
     def hidden(
         self,

@@ -69,8 +69,8 @@ class Norm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) over key ranges, with rotary positions.
 
-    With qk_norm, queries and keys are normed over H (Henry et al. 2020, arXiv:2010.04245) after the rotation;
-    without a scale the order makes no difference.
+    With qk_norm, queries and keys are normed over H (Henry et al. 2020, arXiv:2010.04245) before the
+    rotation, as in Qwen3; without a scale the order makes no difference.
     """
 
     def __init__(self, config: ModelConfig, *, sizes: Sizes, init: Initializers) -> None:
@@ -80,14 +80,17 @@ class Attention(nnx.Module):
         self.key = make("L D -> K H", init=init.attention_in)
         self.value = make("L D -> K H", init=init.attention_in)
         self.output = make("L N H -> D", init=init.attention_out)
+        scale = functools.partial(weight, "L H", sizes=sizes, group="scalar", init=init.norm)
+        self.query_scale = scale() if config.qk_norm_scale else None
+        self.key_scale = scale() if config.qk_norm_scale else None
 
     def __call__(
         self, x: jax.Array, *, inputs: LayerInputs, window: int | None, added_value: jax.Array | None
     ) -> jax.Array:
         """x (B, T, D) -> (B, T, D); `added_value` (B, T, K, H) joins the values."""
         q, k, v = self._project(x)
-        q = self._rotate_and_norm(q, inputs.rotation)
-        k = self._rotate_and_norm(k, inputs.rotation)
+        q = self._norm_and_rotate(q, self.query_scale, inputs.rotation)
+        k = self._norm_and_rotate(k, self.key_scale, inputs.rotation)
         if added_value is not None:
             v = v + added_value
         attend = inputs.attend or attention_among(inputs.ranges, impl=self.config.attention)
@@ -101,11 +104,14 @@ class Attention(nnx.Module):
             return jnp.split(linear(x, self.query[...]), [N, N + K], axis=2)
         return [linear(x, weight[...]) for weight in (self.query, self.key, self.value)]
 
-    def _rotate_and_norm(self, x: jax.Array, rotation: Rotation) -> jax.Array:
-        turned = rotate(x, rotation)
+    def _norm_and_rotate(
+        self, x: jax.Array, scale: nnx.Param[jax.Array] | None, rotation: Rotation
+    ) -> jax.Array:
+        normed = x.astype(jnp.float32)
         if self.config.qk_norm:
-            turned = rms_norm(turned, eps=self.config.norm_eps) * self.config.qk_gain
-        return turned.astype(x.dtype)
+            normed = rms_norm(normed, None if scale is None else scale[...], eps=self.config.norm_eps)
+            normed *= self.config.qk_gain
+        return rotate(normed, rotation).astype(x.dtype)
 
 
 def join_inputs(attention: Params) -> Params:
