@@ -1,4 +1,5 @@
-"""The dial: `model.depth` sets shape, batch, learning rates and length of a run; `train.horizon` its steps.
+"""The dial: `model.depth` sets shape, batch, learning rates and length of a run; `train.horizon` its steps;
+`model.architecture=hf` the options that stock architectures share.
 
 What it derives are defaults: any file or flag goes above them. Each value is a `Rule`, in the order in
 which they build on each other, with its formula in words and where it comes from; `samosa_jax.explain`
@@ -35,6 +36,7 @@ ADAM_SCALING = "Malladi et al. 2022, On the SDEs and Scaling Rules for Adaptive 
 EMA_TIMESCALE = "Wang and Aitchison 2024, How to set AdamW's weight decay, arXiv:2405.13698"
 GPT3 = "Brown et al. 2020, Language Models are Few-Shot Learners, table 2.1, arXiv:2005.14165"
 PRIMER = "So et al. 2021, Primer (squared ReLU), arXiv:2109.08668"
+QWEN3 = "Yang et al. 2025, Qwen3 Technical Report, arXiv:2505.09388"
 GLU = "Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202"
 
 Values = Mapping[str, Any]  # by dotted key
@@ -133,6 +135,33 @@ def _weight_decay(values: Values) -> float:
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
+
+HF_RULES = (
+    Rule(
+        "model.mlp",
+        "swiglu, as Llama and Qwen3 have it (architecture=hf)",
+        (QWEN3,),
+        lambda values: "swiglu",
+    ),
+    Rule(
+        "model.norm_scale",
+        "true with swiglu, as in Qwen3; false with relu2, as in NanoChat (architecture=hf)",
+        (QWEN3, NANOCHAT),
+        lambda values: values["model.mlp"] == "swiglu",
+    ),
+    Rule(
+        "model.qk_norm_scale",
+        "true with swiglu and qk_norm, as in Qwen3; else false (architecture=hf)",
+        (QWEN3, NANOCHAT),
+        lambda values: values["model.mlp"] == "swiglu" and values["model.qk_norm"],
+    ),
+    Rule(
+        "model.embedding_norm",
+        "true with relu2, as in NanoChat; else false (architecture=hf)",
+        (QWEN3, NANOCHAT),
+        lambda values: values["model.mlp"] == "relu2",
+    ),
+)
 
 SHAPE_RULES = (
     Rule("model.num_layers", "depth", (OURS,), lambda values: values["model.depth"]),
@@ -233,15 +262,21 @@ def derive(given: Values) -> dict[str, Any]:
         "train.horizon is epochs, which the data measures, so that model.depth cannot derive batch and "
         "rates; leave model.depth unset and give them, or take them over with init_from",
     )
-    for rule in rules_for(depth=values["model.depth"], horizon=values["train.horizon"]):
+    rules = rules_for(
+        architecture=values["model.architecture"],
+        depth=values["model.depth"],
+        horizon=values["train.horizon"],
+    )
+    for rule in rules:
         if rule.key not in given:
             values[rule.key] = derived[rule.key] = rule.value(values)
     return derived
 
 
-def rules_for(*, depth: int | None, horizon: str) -> tuple[Rule, ...]:
-    """The rules at work. Without depth only the horizon derives anything: the steps."""
+def rules_for(*, architecture: str, depth: int | None, horizon: str) -> tuple[Rule, ...]:
+    """The rules at work. Without depth, shape and rates are what is given; the horizon derives the steps."""
     rules = SHAPE_RULES + TRAINING_RULES if depth is not None else (STEPS_RULE,)
+    rules = HF_RULES + rules if architecture == "hf" else rules
     return tuple(rule for rule in rules if rule is not STEPS_RULE or horizon not in ("steps", "epochs"))
 
 

@@ -25,7 +25,8 @@ def explain(config: Config) -> list[Derivation]:
     """Every rule at work in config, in the order they build on each other."""
     values = values_of(config)
     derivations = []
-    for rule in rules_for(depth=config.model.depth, horizon=config.train.horizon):
+    model = config.model
+    for rule in rules_for(architecture=model.architecture, depth=model.depth, horizon=config.train.horizon):
         rule_value = rule.value(values)
         derivations.append(
             Derivation(

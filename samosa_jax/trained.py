@@ -22,7 +22,7 @@ import jax
 
 from samosa_jax.config import Config, MeshConfig
 from samosa_jax.data.manifest import TOKENIZER_FOLDER
-from samosa_jax.data.tokenizer import MODEL_FILE, Tokenizer
+from samosa_jax.data.tokenizer import META_FILE, Tokenizer
 from samosa_jax.errors import ConfigError, UserError
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.lora import Adapters, merge_lora
@@ -261,7 +261,7 @@ def _open_tokenizer(
     """The one that the model was trained with, by its fingerprint."""
     places = [named] if named is not None else list(_tokenizer_places(config, folder))
     for place in places:
-        if named is None and not (place / MODEL_FILE).exists():
+        if named is None and not (place / META_FILE).exists():
             continue
         tokenizer = Tokenizer.load(place)
         if tokenizer.fingerprint == record.tokenizer:

@@ -202,6 +202,7 @@ SMALL: dict[str, Any] = {
         {"mlp": "swiglu"},
         {"tie_embeddings": True},
         {"norm_scale": True},
+        {"qk_norm_scale": True},
         {"norm_scale": True, "embedding_norm": True, "qk_norm": False},
         {"embedding_norm": True},
         {"value_embeddings": True},

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from samosa_jax import train_tokenizer
 from samosa_jax.data import corpus, tokenizer_report
-from samosa_jax.data.tokenizer import META_FILE, MODEL_FILE, SPECIAL_TOKENS, UNSAFE, Tokenizer
+from samosa_jax.data.tokenizer import (
+    META_FILE,
+    MODEL_FILE,
+    SPECIAL_TOKENS,
+    UNSAFE,
+    SentencePieceTokenizer,
+    Tokenizer,
+)
 from samosa_jax.data.tokenizer_training import (
     BLOCK_CHARS,
     TokenizerOptions,
@@ -41,8 +48,8 @@ def make_model(vocab_size: int = 1_000) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(make_model(), {"note": "small"})
+def tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(make_model(), {"note": "small"})
 
 
 # What sentencepiece alone would change, and what text of the world looks like.
@@ -78,7 +85,7 @@ NASTY = (
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_nasty_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+def test_nasty_text_comes_back(tokenizer: SentencePieceTokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(tokenizer.special_ids.values())
@@ -164,7 +171,9 @@ def test_digits_and_runs_of_whitespace(tokenizer: Tokenizer) -> None:
     assert len(tokenizer.encode(" " * 8)) <= 2
     years = count_words(["in 2024 " * 1_000, *TEXTS]).counts
     split, merged = (
-        Tokenizer(train_model(years, TokenizerOptions(vocab_size=1_000, split_digits=digits))).encode("2024")
+        SentencePieceTokenizer(
+            train_model(years, TokenizerOptions(vocab_size=1_000, split_digits=digits))
+        ).encode("2024")
         for digits in (True, False)
     )
     assert len(split) == 4 > len(merged)
@@ -172,7 +181,7 @@ def test_digits_and_runs_of_whitespace(tokenizer: Tokenizer) -> None:
 
 def test_words_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samosa_jax.data.tokenizer._REMEMBERED_WORDS", 10)
-    small = Tokenizer(make_model())
+    small = SentencePieceTokenizer(make_model())
     for text in TEXTS[:20]:
         assert small.decode(small.encode(text)) == text
     assert 0 < len(small._word_ids) <= 10
@@ -203,7 +212,7 @@ def test_too_little_text_names_a_vocabulary_that_works() -> None:
     with pytest.raises(UserError, match="give more text or --vocab-size") as caught:
         train_model(counts, TokenizerOptions(vocab_size=30_000))
     mend = int(re.findall(r"\d+", str(caught.value))[-1])
-    assert Tokenizer(train_model(counts, TokenizerOptions(vocab_size=mend))).vocab_size == mend
+    assert SentencePieceTokenizer(train_model(counts, TokenizerOptions(vocab_size=mend))).vocab_size == mend
     with pytest.raises(UserError, match="no text to train"):
         train_model({}, TokenizerOptions())
 
@@ -272,7 +281,7 @@ def test_write_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.meta["note"] == "small"
     assert json.loads((folder / META_FILE).read_text())["special_ids"] == tokenizer.special_ids
-    other = Tokenizer(make_model(vocab_size=900))
+    other = SentencePieceTokenizer(make_model(vocab_size=900))
     assert other.fingerprint != tokenizer.fingerprint
     with pytest.raises(UserError, match="--overwrite"):
         check_free(folder, overwrite=False)
@@ -296,7 +305,7 @@ def test_a_failed_write_leaves_the_old_tokenizer(
 
     monkeypatch.setattr(Path, "rename", fail_on_new)
     with pytest.raises(UserError, match="No space left on device"):
-        write(Tokenizer(make_model(vocab_size=900)), folder)
+        write(SentencePieceTokenizer(make_model(vocab_size=900)), folder)
     assert Tokenizer.load(folder).fingerprint == tokenizer.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["tok"]
 
@@ -324,7 +333,7 @@ def test_damaged_folders_are_named(tokenizer: Tokenizer, tmp_path: Path) -> None
 
 def test_foreign_models_are_refused() -> None:
     with pytest.raises(UserError, match="not a sentencepiece model"):
-        Tokenizer(b"garbage")
+        SentencePieceTokenizer(b"garbage")
     words = [f"w{i} word{i % 7}" for i in range(300)]
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"byte_fallback": True}, "no control token"),
@@ -346,7 +355,7 @@ def test_foreign_models_are_refused() -> None:
             **arguments,
         )
         with pytest.raises(UserError, match=problem):
-            Tokenizer(model.getvalue())
+            SentencePieceTokenizer(model.getvalue())
 
 
 # The command

@@ -59,6 +59,7 @@ class Config:
     seed: int = 0
     stage: Literal["pretrain", "midtrain", "sft", "cot_sft", "dpo"] = "pretrain"
     init_from: str = ""  # a run or a checkpoint whose parameters this run begins with; empty: random ones
+    init_from_refused: bool = False  # even if that run's gate has refused it, or has not judged it
     tokenizer: str = ""  # a folder written by `train_tokenizer`; empty: the one the data was prepared with
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

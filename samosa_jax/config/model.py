@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from samosa_jax.config.architecture import NoTwin, find_twin
 from samosa_jax.config.checks import require, require_at_least, require_positive
 
 VALUE_GATE_CHANNELS = 12  # leading channels of a layer's input that gate its value embedding
@@ -15,6 +16,7 @@ class ModelConfig:
     """What the network is. With `depth` set, everything left unset follows from it (see `dial`)."""
 
     depth: int | None = None  # the dial: number of layers from which shape and training derive
+    architecture: Literal["samosa", "hf"] = "samosa"  # hf: only options that stock transformers know
     vocab_size: int = 32_768  # tokens of the tokenizer; the table is padded to a multiple of 64
     context_len: int = 1_024  # T: tokens a row holds in training, and the longest dialogue served
     num_layers: int = 6  # L
@@ -28,7 +30,8 @@ class ModelConfig:
     norm_scale: bool = False  # RMSNorm with a learned scale per channel
     norm_eps: float = 1e-6
     embedding_norm: bool = False  # RMSNorm right after the embedding lookup
-    qk_norm: bool = True  # RMSNorm over H of queries and keys, after the rotation
+    qk_norm: bool = True  # RMSNorm over H of queries and keys, before the rotation
+    qk_norm_scale: bool = False  # qk_norm with a learned scale per channel, one of queries and one of keys
     qk_gain: float = 1.0  # queries and keys are multiplied by it after qk_norm
     position: Literal["rope", "hirope"] = "rope"
     rope_base: float = 100_000.0
@@ -104,6 +107,10 @@ class ModelConfig:
             f"model.qk_gain is {self.qk_gain} but model.qk_norm is off; the gain comes after that norm",
         )
         require(
+            self.qk_norm or not self.qk_norm_scale,
+            "model.qk_norm_scale is on but model.qk_norm is off; it is the scale of that norm",
+        )
+        require(
             self.soft_cap is None or 0 < self.soft_cap < math.inf,
             f"model.soft_cap is {self.soft_cap}; it must be positive, or null for none",
         )
@@ -111,6 +118,12 @@ class ModelConfig:
             self.unroll_layers or self.has_uniform_layers,
             "model.unroll_layers=false needs layers that are all alike; "
             "set window_pattern=L and value_embeddings=false, or unroll_layers=true",
+        )
+        twin = find_twin(self)
+        require(
+            self.architecture != "hf" or not isinstance(twin, NoTwin),
+            f"{twin} (model.architecture is hf, for which other programs need no code of ours; samosa takes "
+            "every option)",
         )
 
     @property

@@ -1,6 +1,7 @@
 """How long a run is and where it lives; how it is evaluated, sampled from, saved and shown."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,9 +36,17 @@ class TrainConfig:
     device_batch_size: int = 16  # rows per device in one forward pass; the rest is accumulated
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on accelerators
     max_bad_steps: int = 5  # non-finite steps in a row before the run stops
+    push_to: str = ""  # OWNER/NAME of a model repository on the hub; made private if it is not there
+    push_every: int = 1_000  # at least so many steps between checkpoints that are pushed while training
 
     def __post_init__(self) -> None:
-        require_at_least(1, self, "train", "num_steps batch_tokens device_batch_size max_bad_steps")
+        require_at_least(
+            1, self, "train", "num_steps batch_tokens device_batch_size max_bad_steps push_every"
+        )
+        require(
+            not self.push_to or re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to) is not None,
+            f"train.push_to is {self.push_to!r}; write OWNER/NAME, as in anna/stories",
+        )
         require(
             0 < self.horizon_value < math.inf or self.horizon in ("steps", "chinchilla"),
             f"train.horizon is {self.horizon} and needs train.horizon_value above 0",
@@ -46,13 +55,18 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Validation bits per byte, on the validation documents of every source."""
+    """What the validation documents are measured by as the run goes, and what it must pass at its end."""
 
     every_steps: int = 250  # 0: only at the end
     max_tokens: int = 500_000  # 0: all of them
+    gate: str = ""  # conditions that the finished run is held against, as configs/gates/sft.yaml; empty: none
+    gate_limit: int = 0  # questions of every task that the gate asks for; 0: all
+    data_dir: str = ""  # files of such tasks; empty: the hub's
+    probes: str = "configs/probes"  # a folder of them
+    persona: str = "configs/personas/samosachaat.yaml"  # who the probes expect to meet
 
     def __post_init__(self) -> None:
-        require_at_least(0, self, "eval", "every_steps max_tokens")
+        require_at_least(0, self, "eval", "every_steps max_tokens gate_limit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -70,14 +70,14 @@ def list_files(
     repo, pattern = match["repo"], match["pattern"]
     # A branch such as refs/convert/parquet is written refs%2Fconvert%2Fparquet.
     revision = unquote(match["revision"]) if match["revision"] else None
-    api = _api()
+    api = open_api()
     if commit is None:
-        info = _retry(address, lambda: api.dataset_info(repo, revision=revision))
+        info = retry(address, lambda: api.dataset_info(repo, revision=revision))
         commit = info.sha
     if not commit:
         raise UserError(f"{address}: the server names no commit for it; check HF_ENDPOINT")
     pinned = commit
-    entries = _retry(
+    entries = retry(
         address, lambda: list(api.list_repo_tree(repo, recursive=True, revision=pinned, repo_type="dataset"))
     )
     files = [
@@ -124,9 +124,9 @@ def download(file: HubFile, folder: Path) -> Path:
 def _fetch(file: HubFile, folder: Path) -> Path:
     # Two repositories, or two commits of one, may hold files of the same path.
     own = folder / file.repo.replace("/", "--") / file.commit
-    local = _retry(
+    local = retry(
         file.address,
-        lambda: _api().hf_hub_download(
+        lambda: open_api().hf_hub_download(
             file.repo, file.path, repo_type="dataset", revision=file.commit, local_dir=own
         ),
     )
@@ -148,14 +148,22 @@ def _fits(path: str, pattern: str | None) -> bool:
     )
 
 
-def _api() -> HfApi:
+def open_api() -> HfApi:
+    """The hub that HF_ENDPOINT names, with the token of HF_TOKEN or of its own login, if there is one."""
     # The endpoint is read now, not when huggingface_hub was first imported.
     disable_progress_bars()
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
 
-def _retry(address: str, call: Callable[[], Result]) -> Result:
-    """Calls, again after a growing pause when the fault may pass; UserError when it does not."""
+def retry(
+    address: str, call: Callable[[], Result], *, kind: str = "data set", done: str = "fetched"
+) -> Result:
+    """Calls, again after a growing pause when the fault may pass; UserError when it does not.
+
+    Args:
+      kind: what the address names, for errors.
+      done: what the call does with it.
+    """
     for attempt in range(ATTEMPTS):
         try:
             return call()
@@ -165,7 +173,7 @@ def _retry(address: str, call: Callable[[], Result]) -> Result:
             ) from None
         except RepositoryNotFoundError:
             raise UserError(
-                f"{address}: no such data set, or it is private; check the name, or set HF_TOKEN"
+                f"{address}: no such {kind}, or it is private; check the name, or set HF_TOKEN"
             ) from None
         except (RevisionNotFoundError, RemoteEntryNotFoundError, DisabledRepoError) as error:
             raise UserError(f"{address}: {_first_line(error)}; check the revision and the path") from None
@@ -174,9 +182,13 @@ def _retry(address: str, call: Callable[[], Result]) -> Result:
             passing = status is None or status >= 500 or status in (408, 429)
             if isinstance(error, (TypeError, AttributeError)):
                 raise
+            if status in (401, 403):
+                raise UserError(
+                    f"{address}: the hub does not allow it ({status}); set HF_TOKEN to a token that may"
+                ) from None
             if not passing or attempt == ATTEMPTS - 1:
                 raise UserError(
-                    f"{address}: could not be fetched ({type(error).__name__}: {_first_line(error)}); "
+                    f"{address}: could not be {done} ({type(error).__name__}: {_first_line(error)}); "
                     "check the network and HF_ENDPOINT, then run the same command again to go on"
                 ) from error
             time.sleep(PAUSE_S * 2**attempt)
@@ -184,4 +196,6 @@ def _retry(address: str, call: Callable[[], Result]) -> Result:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    line = str(error).strip().split("\n")[0]
+    token = get_token()
+    return line.replace(token, "***") if token else line

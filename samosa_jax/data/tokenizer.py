@@ -1,16 +1,19 @@
-"""`Tokenizer`: text and bytes to token ids and back, exactly, by sentencepiece BPE with byte fallback.
+"""`Tokenizer`: text and bytes to token ids and back; `SentencePieceTokenizer`, the kind that is trained here.
 
-A tokenizer is a folder with `tokenizer.model` (readable by plain sentencepiece) and `tokenizer_meta.json`
-(`train_tokenizer` writes both). What sentencepiece itself would change, U+2581 (its mark for a space) and
-bytes that are no UTF-8, goes through byte tokens here, so that every input comes back as it was.
+A tokenizer is a folder with a model and `tokenizer_meta.json`. The model of a trained one, `tokenizer.model`,
+is readable by plain sentencepiece (`train_tokenizer` writes it): BPE with byte fallback. What sentencepiece
+itself would change, U+2581 (its mark for a space) and bytes that are no UTF-8, goes through byte tokens here,
+so that every input comes back as it was. Those of other models are an `imported_tokenizer`.
 """
 
+import abc
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import sentencepiece
@@ -45,7 +48,7 @@ _REMEMBERED_WORDS = 1 << 18  # about 60 MB
 _REMEMBERED_CHARS = 64  # longer words hardly ever come back
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """Thread-safe and picklable. Ordinary text never becomes a special token, whatever it spells.
 
     Attributes:
@@ -54,45 +57,58 @@ class Tokenizer:
         bos_id: id of <|bos|>.
         token_bytes: int32 (vocab_size,), bytes each token stands for; 0 for special tokens.
         fingerprint: hex SHA-256 of the model and the special tokens.
-        meta: what `train_tokenizer` recorded: corpus, sample and options; empty without a folder.
+        meta: what is recorded beside the model: its corpus and options, or its origin; may be empty.
     """
 
-    def __init__(self, model: bytes, meta: dict[str, object] | None = None) -> None:
-        """model: a serialized sentencepiece model. Raises UserError if it lacks what exactness needs."""
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise UserError(f"not a sentencepiece model: {error}") from error
+    model_file: ClassVar[str]  # its name in the folder
+
+    def __init__(
+        self,
+        model: bytes,
+        meta: Mapping[str, object],
+        *,
+        table: list[bytes],
+        special_ids: dict[str, int],
+        names: Mapping[int, str],
+    ) -> None:
+        """For subclasses.
+
+        Args:
+            model: contents of the model's file.
+            table: the bytes of every token, none for special tokens.
+            names: of all special tokens, for those who want to see them.
+        """
         self._model = model
-        self.meta = meta or {}
-        self.vocab_size = self._processor.vocab_size()
-        pieces = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
-        _check_pieces(self._processor, pieces)
-        self.special_ids = {name: self._processor.piece_to_id(name) for name in SPECIAL_TOKENS}
-        self.bos_id = self.special_ids[BOS]
-        self._byte_ids = [self._processor.piece_to_id(f"<0x{value:02X}>") for value in range(256)]
-        self._bytes = [self._bytes_of(i, piece) for i, piece in enumerate(pieces)]
-        self._bytes_with_specials = list(self._bytes)
-        for name, i in self.special_ids.items():
+        self.meta = dict(meta)
+        self.vocab_size = len(table)
+        self.special_ids = special_ids
+        self.bos_id = special_ids[BOS]
+        self._bytes = table
+        self._bytes_with_specials = list(table)
+        for i, name in names.items():
             self._bytes_with_specials[i] = name.encode()
-        self.token_bytes = np.array([len(value) for value in self._bytes], np.int32)
+        self.token_bytes = np.array([len(value) for value in table], np.int32)
         digest = hashlib.sha256(model)
-        digest.update(json.dumps(self.special_ids, sort_keys=True).encode())
+        digest.update(json.dumps(special_ids, sort_keys=True).encode())
         self.fingerprint = digest.hexdigest()
-        self._word_ids: dict[str, list[int]] = _WordIds(self._encode_word)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Tokenizer, (self._model, self.meta)
+        return type(self), (self._model, self.meta)
 
     @staticmethod
     def load(folder: str | Path) -> "Tokenizer":
-        """Reads a folder written by `train_tokenizer`. Raises UserError if it is missing or damaged."""
+        """Reads a folder that `save` has written. Raises UserError if it is missing or damaged."""
+        from samosa_jax.data.imported_tokenizer import ImportedTokenizer  # which derives from this class
+
         folder = Path(folder)
         mend = "train it again with `python -m samosa_jax.train_tokenizer`"
         if not folder.is_dir():
             raise UserError(f"tokenizer folder {folder} does not exist; {mend}")
+        kind: type[SentencePieceTokenizer | ImportedTokenizer] = SentencePieceTokenizer
+        if (folder / ImportedTokenizer.model_file).exists() and not (folder / MODEL_FILE).exists():
+            kind, mend = ImportedTokenizer, "import it again with `samosa import`"
         try:
-            model = (folder / MODEL_FILE).read_bytes()
+            model = (folder / kind.model_file).read_bytes()
             meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
@@ -104,14 +120,14 @@ class Tokenizer:
         expected = meta.get("model_sha256") if isinstance(meta, dict) else None
         if found != expected:
             raise UserError(
-                f"{folder / MODEL_FILE} is damaged or does not belong to {META_FILE}: "
+                f"{folder / kind.model_file} is damaged or does not belong to {META_FILE}: "
                 f"SHA-256 is {found}, expected {expected}; {mend}"
             )
-        return Tokenizer(model, meta)
+        return kind(model, meta)
 
     def save(self, folder: Path) -> None:
         """Writes the two files into an existing folder. `tokenizer_training.write` does it atomically."""
-        (folder / MODEL_FILE).write_bytes(self._model)
+        (folder / self.model_file).write_bytes(self._model)
         own = {
             "vocab_size": self.vocab_size,
             "special_ids": self.special_ids,
@@ -121,8 +137,68 @@ class Tokenizer:
         text = json.dumps(own | self.meta | own, indent=2, ensure_ascii=False) + "\n"
         (folder / META_FILE).write_text(text, encoding="utf-8")
 
+    @property
+    def model(self) -> bytes:
+        """Contents of the model's file."""
+        return self._model
+
+    @abc.abstractmethod
     def encode(self, text: str | bytes) -> list[int]:
         """Ids of ordinary text; no special token is added or recognised."""
+
+    @abc.abstractmethod
+    def encode_batch(self, texts: Iterable[str | bytes], *, num_threads: int = 1) -> list[np.ndarray]:
+        """`encode` of many texts, each an int32 array. Ids are the same with any number of threads."""
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        """As `encode`, but the names of special tokens become these tokens. For trusted text only."""
+        ids: list[int] = []
+        for part in _SPECIAL_NAMES.split(text):
+            ids += [self.special_ids[part]] if part in self.special_ids else self.encode(part)
+        return ids
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The bytes that were encoded. Special tokens stand for none."""
+        return _join(self._bytes, ids)
+
+    def decode(self, ids: Sequence[int] | np.ndarray, *, show_specials: bool = False) -> str:
+        """Text of ids; bytes that are no UTF-8 read U+FFFD. Special tokens are left out unless asked for."""
+        return _join(self._bytes_with_specials if show_specials else self._bytes, ids).decode(
+            "utf-8", "replace"
+        )
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Exact: every text, and every sequence of bytes, comes back as it was.
+
+    Attributes:
+        pieces: what sentencepiece calls each token.
+        unknown_id: of the token that sentencepiece wants for unknown text; nothing is encoded as it.
+    """
+
+    model_file = MODEL_FILE
+
+    def __init__(self, model: bytes, meta: Mapping[str, object] | None = None) -> None:
+        """model: a serialized sentencepiece model. Raises UserError if it lacks what exactness needs."""
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise UserError(f"not a sentencepiece model: {error}") from error
+        self.pieces = pieces = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
+        self.unknown_id = self._processor.unk_id()
+        _check_pieces(self._processor, pieces)
+        special_ids = {name: self._processor.piece_to_id(name) for name in SPECIAL_TOKENS}
+        super().__init__(
+            model,
+            meta or {},
+            table=[self._bytes_of(i, piece) for i, piece in enumerate(pieces)],
+            special_ids=special_ids,
+            names={i: name for name, i in special_ids.items()},
+        )
+        self._byte_ids = [self._processor.piece_to_id(f"<0x{value:02X}>") for value in range(256)]
+        self._word_ids: dict[str, list[int]] = _WordIds(self._encode_word)
+
+    def encode(self, text: str | bytes) -> list[int]:
         words = WORD.findall(escape(text))
         return list(chain.from_iterable(map(self._word_ids.__getitem__, words)))
 
@@ -147,22 +223,13 @@ class Tokenizer:
             for i, text in enumerate(texts)
         ]
 
-    def encode_with_specials(self, text: str) -> list[int]:
-        """As `encode`, but the names of special tokens become these tokens. For trusted text only."""
-        ids: list[int] = []
-        for part in _SPECIAL_NAMES.split(text):
-            ids += [self.special_ids[part]] if part in self.special_ids else self.encode(part)
-        return ids
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The exact bytes that were encoded. Special tokens stand for none."""
-        return _join(self._bytes, ids)
-
-    def decode(self, ids: Sequence[int] | np.ndarray, *, show_specials: bool = False) -> str:
-        """Text of ids; bytes that are no UTF-8 read U+FFFD. Special tokens are left out unless asked for."""
-        return _join(self._bytes_with_specials if show_specials else self._bytes, ids).decode(
-            "utf-8", "replace"
-        )
+    def scores(self) -> dict[str, float]:
+        """How early sentencepiece merges to each ordinary token, highest first; no specials, no bytes."""
+        return {
+            piece: self._processor.get_score(i)
+            for i, piece in enumerate(self.pieces)
+            if self._bytes[i] and not self._processor.is_byte(i)
+        }
 
     def _bytes_of(self, i: int, piece: str) -> bytes:
         if self._processor.is_control(i) or self._processor.is_unknown(i):

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import sentencepiece
 
-from samosa_jax.data.tokenizer import BOS, SPECIAL_TOKENS, UNSAFE, WORD, Tokenizer, escape
+from samosa_jax.data.tokenizer import (
+    BOS,
+    SPECIAL_TOKENS,
+    UNSAFE,
+    WORD,
+    SentencePieceTokenizer,
+    Tokenizer,
+    escape,
+)
 from samosa_jax.errors import UserError
 
 MIN_VOCAB_SIZE = 512  # specials, 256 bytes and ASCII take 371
@@ -196,7 +204,7 @@ def train(sample: Sample, options: TokenizerOptions, *, inputs: list[str]) -> To
         "options": asdict(options),
         "sentencepiece_version": sentencepiece.__version__,
     }
-    return Tokenizer(train_model(words.counts, options), meta)
+    return SentencePieceTokenizer(train_model(words.counts, options), meta)
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:

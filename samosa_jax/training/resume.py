@@ -34,6 +34,7 @@ FREE = (
     "out_dir",
     "init_from",  # a path; its fingerprint is compared
     "tokenizer",  # likewise
+    "model.architecture",  # what it allows is compared
     "model.depth",  # what follows from it is compared
     "model.remat",
     "model.unroll_layers",
@@ -45,6 +46,7 @@ FREE = (
     "train.horizon",  # what follows from it is train.num_steps
     "train.horizon_value",
     "train.max_bad_steps",
+    "train.push_",
     "eval.",
     "sample.",
     "checkpoint.",
@@ -142,6 +144,11 @@ def find_start(run_folder: RunFolder, *, resume: str) -> Start:
     if folder is None and run_folder.is_used:
         notices.append(f"{run_folder.path} has no finished checkpoint: the run begins again")
     record = None if folder is None else read_record(folder)
+    if record is not None and "imported" in record.data:
+        raise UserError(
+            f"{run_folder.path} holds an imported model, with no optimizer state and no place in any data; "
+            f"begin a run of another name with --init_from={run_folder.path}"
+        )
     return Start(folder=folder, record=record, notices=notices)
 
 

@@ -139,7 +139,8 @@ class RunFolder:
         keep_json_lines(
             self.metrics, lambda record: step_of(record) <= step - (0 if is_train_record(record) else 1)
         )
-        keep_json_lines(self.evals, lambda record: step_of(record) < step)
+        # The result of a task is of the checkpoint itself, and is not measured again.
+        keep_json_lines(self.evals, lambda record: step_of(record) < step + ("task" in record))
         keep_json_lines(self.samples, lambda record: step_of(record) < step)
 
 
