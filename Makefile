@@ -1,14 +1,17 @@
 # make setup       a virtual environment in .venv with everything (also done by the targets below)
 # make quickstart  train a small model on this machine, offline, in minutes
 # make test        all tests
+# make torch       PyTorch and what exports are compared with, so that make test compares them
 # make aot         what compiles for GPUs that are not here, so that make test checks that too
 # make check       the whole gate: format, lint, types, tests
-# PYTHON=python3.12 chooses the interpreter of a new .venv.
+# PYTHON=python3.12 chooses the interpreter of a new .venv, TORCH=torch==2.9 the PyTorch; one for CPUs is enough.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup aot quickstart test check lint clean
+TORCH ?= torch
+
+.PHONY: setup torch aot quickstart test check lint clean
 
 setup: .venv/installed
 
@@ -20,16 +23,23 @@ setup: .venv/installed
 aot: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[aot]'
 
+torch: .venv/with-torch
+
+.venv/with-torch: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,gguf]'
+	touch $@
+
 quickstart: setup
 	$(BIN)/python -m samosa_jax.quickstart
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
-check: setup
+check: torch
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/check.sh
 
-lint: setup
+lint: torch
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/check.sh --no-tests
 
 clean:

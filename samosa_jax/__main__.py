@@ -9,10 +9,18 @@ COMMANDS = {
     "train_tokenizer": "train a tokenizer on your text",
     "prepare": "turn text into token shards; verify and inspect them",
     "train": "train a model, or go on with a run",
+    "evaluate": "score a trained model on benchmarks, tasks and probes; hold it against a gate",
+    "report": "write what a run has done as one page, with its lineage",
+    "compare": "compare two runs: which differences are real",
     "chat": "chat with a trained model on the terminal",
     "serve": "serve a trained model over HTTP: OpenAI's API, and a web page",
     "bench_decode": "measure how fast answers are written",
+    "export": "write a trained model for transformers, PyTorch or llama.cpp, and verify it there",
+    "import": "begin from a model of Hugging Face, nanochat or NovaMind",
+    "push": "upload a run, a checkpoint or an export to the Hugging Face hub",
+    "pull": "download one from the hub, and verify it",
 }
+MODULES = {"import": "import_weights"}  # where the name is not the module's
 
 
 def main() -> None:
@@ -27,7 +35,7 @@ def main() -> None:
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
         print(f"error: {name!r} is no command; {hint}", file=sys.stderr)
         sys.exit(2)
-    module = importlib.import_module(f"samosa_jax.{command}")
+    module = importlib.import_module(f"samosa_jax.{MODULES.get(command, command)}")
     run = importlib.import_module("samosa_jax.command_line").run
     run(module.main, arguments)
 

@@ -9,6 +9,7 @@ from samosa_jax.config import Config
 from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
+from samosa_jax.evals.promotion import check_promoted
 from samosa_jax.model.params import Params
 from samosa_jax.stage_evaluation import reference_log_probs
 from samosa_jax.stages import Machinery
@@ -26,12 +27,17 @@ from samosa_jax.training.state import (
 
 
 def begin_from(config: Config, *, start: Start, machinery: Machinery, tokenizer: Tokenizer) -> Origin | None:
-    """The checkpoint of init_from, where it is still needed. Raises UserError if it is another one by now."""
+    """The checkpoint of init_from, where it is still needed.
+
+    Raises UserError if it is another one by now, or its gate has not let it pass.
+    """
     if not config.init_from:
         return None
     if start.record is not None and not machinery.needs_frozen and config.content != "preferences":
         return None  # a run that goes on has no more use for it
     origin = open_origin(config.init_from, tokenizer=tokenizer.fingerprint)
+    if start.record is None and not config.init_from_refused:
+        check_promoted(origin.folder)
     if start.record is not None and start.record.data.get("begun_with") != origin.fingerprint:
         raise UserError(
             f"init_from: {origin.folder} is not the checkpoint that this run began with; name that one, or "

@@ -5,7 +5,8 @@ what is trained (all parameters, or adapters) and what it begins with. The loop 
 """
 
 import dataclasses
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from samosa_jax.model.lora import Adapters, make_lora_loss, merge_lora
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.sizes import flops_per_token
+from samosa_jax.training.background_push import BackgroundPush
 from samosa_jax.training.chat_loss import make_chat_loss
 from samosa_jax.training.display import Display
 from samosa_jax.training.environment import peak_flops
@@ -255,6 +257,32 @@ def make_writers(config: Config, run_folder: RunFolder, *, first_step: int, disp
             )
         )
     return writers
+
+
+def make_push(
+    config: Config, run_folder: RunFolder, *, first_step: int, say: Callable[[str], None]
+) -> BackgroundPush | None:
+    """What pushes the run's checkpoints to the hub while it trains, if that is asked for; once per run."""
+    repo = config.train.push_to
+    if not repo or jax.process_index() != 0:
+        return None
+    command = [
+        sys.executable,
+        "-m",
+        "samosa_jax.push",
+        str(run_folder.path),
+        repo,
+        "--private",
+        "--newest_only",
+    ]
+    return BackgroundPush(
+        command,
+        name=repo,
+        checkpoints=run_folder.checkpoints,
+        every_steps=config.train.push_every,
+        first_step=first_step,
+        say=say,
+    )
 
 
 def make_speed(config: Config, mesh: jax.sharding.Mesh) -> Speed:

@@ -5,6 +5,9 @@
 `--dry-run` builds everything, runs two steps on synthetic tokens and writes nothing; `--explain` shows where
 each derived value comes from; `--print_config` prints the resolved configuration.
 
+With eval.gate=FILE the finished run is held against a gate; one that is refused exits with 3, and no other
+run begins with it (docs/probes_and_gates.md).
+
 Running the same command again goes on from the newest whole checkpoint. SIGTERM and Ctrl-C finish the step
 under way, save and exit with 143 and 130; a second Ctrl-C stops at once. Compiled programs are kept in
 `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/samosa_jax/xla`.
@@ -16,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
 import jax
@@ -30,16 +33,19 @@ from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import ConfigError, UserError
 from samosa_jax.evals.plot import plot_loss
+from samosa_jax.evaluate import REFUSED_EXIT
 from samosa_jax.explain import explanation
 from samosa_jax.parallel.sharding import param_shardings
 from samosa_jax.sizes import flops_per_token, parameter_counts
 from samosa_jax.stage_evaluation import make_evaluations, make_samplers
+from samosa_jax.stage_gate import check_gate, hold_against_gate
 from samosa_jax.stages import (
     Machinery,
     Pipeline,
     build,
     describe_data,
     fingerprints,
+    make_push,
     make_speed,
     make_writers,
     open_pipeline,
@@ -71,6 +77,8 @@ from samosa_jax.training.state import abstract_params
 from samosa_jax.training.step_report import StepReporter
 from samosa_jax.training.summary import summarize
 
+LAST_PUSH_SECONDS = 600.0  # for what is not on the hub yet when the last step is done
+
 
 def main(argv: list[str]) -> None:
     """Runs the command. Raises UserError; SystemExit with 143 or 130 when told to stop."""
@@ -84,8 +92,17 @@ def main(argv: list[str]) -> None:
         return
     with quiet_orbax():
         stopped_by = train(parsed.config, argv=argv)
-    if stopped_by is not None:
-        sys.exit(exit_code(stopped_by))
+        if stopped_by is not None:
+            sys.exit(exit_code(stopped_by))
+        if parsed.config.eval.gate and not pass_gate(parsed.config):
+            sys.exit(REFUSED_EXIT)
+
+
+def pass_gate(config: Config) -> bool:
+    """Holds the finished run against its gate, and says what came of it."""
+    verdict = hold_against_gate(Path(config.out_dir) / config.name, config.eval, say=print)
+    print("\n".join([*verdict.table(), verdict.stop_line]))
+    return verdict.passed
 
 
 def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
@@ -97,6 +114,8 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
         raise UserError(
             "data.sources is empty; name a folder written by `prepare`, as in --data=data/wikinews"
         )
+    if config.eval.gate:
+        check_gate(config.eval)
     run_folder = RunFolder(Path(config.out_dir) / config.name)
     start = find_start(run_folder, resume=config.checkpoint.resume)
     tokenizer = open_tokenizer(config)
@@ -133,16 +152,22 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
                 display.say(f"going on from {start.folder}, step {start.step} of {config.train.num_steps}")
             if changes:
                 display.say(f"changed since that checkpoint: {', '.join(changes)}")
-            return run_stage(
-                config,
-                start=start,
-                origin=origin,
-                machinery=machinery,
-                pipeline=pipeline,
-                tokenizer=tokenizer,
-                run_folder=run_folder,
-                display=display,
-            )
+            with (
+                make_push(config, run_folder, first_step=start.step, say=display.say) or nullcontext() as push
+            ):
+                stopped_by = run_stage(
+                    config,
+                    start=start,
+                    origin=origin,
+                    machinery=machinery,
+                    pipeline=pipeline,
+                    tokenizer=tokenizer,
+                    run_folder=run_folder,
+                    display=display,
+                )
+                if push is not None and stopped_by is None:
+                    push.finish(seconds=LAST_PUSH_SECONDS)
+            return stopped_by
         except KeyboardInterrupt:
             # The second Ctrl-C: threads that still write a checkpoint would hold up an ordinary exit.
             display.close()

@@ -14,7 +14,7 @@ from test_tokenizer import make_model
 
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall
 from samosa_jax.data.chat.template import render
-from samosa_jax.data.tokenizer import Tokenizer
+from samosa_jax.data.tokenizer import SentencePieceTokenizer
 from samosa_jax.rollout.answering import CUT, MAX_CALLS
 from samosa_jax.rollout.assistant import Assistant
 from samosa_jax.rollout.events import Ended, Event, TextDelta, ToolCalled, ToolReturned
@@ -23,7 +23,7 @@ from samosa_jax.rollout.tools.registry import CalculatorTool, Registry, ToolCont
 from samosa_jax.rollout.turn import INTERRUPTED, UNREADABLE
 from samosa_jax.tasks.tool_schemas import CALCULATOR_SCHEMA
 
-TOKENIZER = Tokenizer(make_model())
+TOKENIZER = SentencePieceTokenizer(make_model())
 SECONDS = 20.0  # that nothing here takes
 GREEDY = Sampling(temperature=0)
 ASKED = Conversation(messages=(Message(role="user", text="Well?"),))

@@ -16,7 +16,7 @@ from tiny_training import mesh_of
 
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall
 from samosa_jax.data.chat.template import render
-from samosa_jax.data.tokenizer import Tokenizer
+from samosa_jax.data.tokenizer import SentencePieceTokenizer
 from samosa_jax.model.gpt import Network
 from samosa_jax.rollout.assistant import Assistant
 from samosa_jax.rollout.engine import Engine
@@ -24,7 +24,7 @@ from samosa_jax.rollout.events import Ended, Event, TextDelta, ToolCalled, ToolR
 from samosa_jax.rollout.request import Generation, Sampling
 from samosa_jax.rollout.tools.registry import CalculatorTool, Registry
 
-TOKENIZER = Tokenizer(make_model())
+TOKENIZER = SentencePieceTokenizer(make_model())
 CONFIG = dataclasses.replace(BASE, vocab_size=TOKENIZER.vocab_size, context_len=256)
 GREEDY = Sampling(temperature=0)
 SECONDS = 60.0  # that nothing here takes

@@ -72,6 +72,7 @@ def golden_path(name: str) -> Path:
         (lambda: ModelConfig(window=128), "has no sliding layer"),
         (lambda: ModelConfig(soft_cap=0.0), "model.soft_cap is 0.0"),
         (lambda: ModelConfig(qk_norm=False, qk_gain=1.2), "model.qk_norm is off"),
+        (lambda: ModelConfig(qk_norm=False, qk_norm_scale=True), "model.qk_norm is off"),
         (lambda: ModelConfig(rope_base=0.0), "model.rope_base is 0.0; it must be positive"),
         (lambda: ModelConfig(norm_eps=math.nan), "model.norm_eps is nan"),
         (lambda: ModelConfig(model_dim=16, smear=True), "model.smear needs model.model_dim of at least 24"),

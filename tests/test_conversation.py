@@ -21,7 +21,7 @@ from samosa_jax.data.chat.conversation import (
     to_json,
 )
 from samosa_jax.data.chat.template import Rendered, Role, render, render_text
-from samosa_jax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from samosa_jax.data.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer, Tokenizer
 from samosa_jax.data.tokenizer_training import TokenizerOptions, count_words, draw_sample, train_model
 
 CHARACTERS = st.characters(codec="utf-8")
@@ -79,7 +79,9 @@ def tokenizer() -> Tokenizer:
 
 def small_tokenizer(vocab_size: int = 800) -> Tokenizer:
     sample = draw_sample(list(corpus.documents(max_bytes=150_000)), max_bytes=1_000_000, seed=0)
-    return Tokenizer(train_model(count_words(sample.blocks).counts, TokenizerOptions(vocab_size=vocab_size)))
+    return SentencePieceTokenizer(
+        train_model(count_words(sample.blocks).counts, TokenizerOptions(vocab_size=vocab_size))
+    )
 
 
 @given(conversations())

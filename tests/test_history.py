@@ -12,13 +12,13 @@ from test_tokenizer import make_model
 
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall, parse_prompt, to_json
 from samosa_jax.data.chat.template import render
-from samosa_jax.data.tokenizer import Tokenizer
+from samosa_jax.data.tokenizer import SentencePieceTokenizer
 from samosa_jax.rollout.history import ExactHistory, fit
 from samosa_jax.rollout.request import Prompt
 from samosa_jax.rollout.turn import Call, Turn
 from samosa_jax.tasks.tool_schemas import CALCULATOR_SCHEMA
 
-TOKENIZER = Tokenizer(make_model())
+TOKENIZER = SentencePieceTokenizer(make_model())
 SYSTEM = Message(role="system", text="Be brief.")
 CALL = ToolCall("calculator", {"expression": "2+3"})
 

@@ -1,9 +1,11 @@
 """The README is true: its commands run, its map names every file, its table gives the counted parameters."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,11 @@ def test_every_command_runs(tmp_path: Path):
         name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
     }  # one device, as at home
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    script = "\n".join(MAKE.sub("", block) for block in bash_blocks())
+    blocks = bash_blocks()
+    if importlib.util.find_spec("torch") is None:
+        warnings.warn("torch is not installed: the README's exports are not tried", stacklevel=1)
+        blocks = [block for block in blocks if "samosa_jax.export" not in block]
+    script = "\n".join(MAKE.sub("", block) for block in blocks)
     assert script.count("python -m samosa_jax.") >= 5, "the README lost its commands"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],

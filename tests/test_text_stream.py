@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_tokenizer import make_model
 
-from samosa_jax.data.tokenizer import Tokenizer
+from samosa_jax.data.tokenizer import SentencePieceTokenizer, Tokenizer
 from samosa_jax.rollout.text_stream import TextStream
 
 ALPHABET = "ab é✓🙂\n"
@@ -16,7 +16,7 @@ STOPS = st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=3)
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(make_model())
+    return SentencePieceTokenizer(make_model())
 
 
 def streamed(parts: list[bytes], stop: list[str]) -> tuple[str, list[int]]:

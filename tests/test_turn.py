@@ -10,11 +10,11 @@ from test_tokenizer import make_model
 
 from samosa_jax.data.chat.conversation import Conversation, ConversationError, Message, ToolCall, check
 from samosa_jax.data.chat.template import render, render_text
-from samosa_jax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from samosa_jax.data.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer
 from samosa_jax.rollout.events import TextDelta
 from samosa_jax.rollout.turn import INTERRUPTED, UNREADABLE, Call, Turn
 
-TOKENIZER = Tokenizer(make_model())
+TOKENIZER = SentencePieceTokenizer(make_model())
 CALL = '{"tool": "calculator", "arguments": {"expression": "2+3"}}'
 USER = Message(role="user", text="Well?")
 

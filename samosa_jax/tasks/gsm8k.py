@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall
 from samosa_jax.errors import UserError
@@ -43,7 +44,12 @@ class Gsm8kTask:
             yield from (rows[row] for row in order[: count - start])
 
     def score(self, example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
-        return float(gives_number(answer_text, example.answer))
+        return score(example, answer_text, messages)
+
+
+def score(example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
+    """1.0 if the number after the last `####`, else the last number of all, is the solution's."""
+    return float(gives_number(answer_text, example.answer))
 
 
 def conversation_of(question: str, solution: str) -> Conversation:
@@ -84,18 +90,22 @@ def _read(path: Path) -> list[Example]:
     except (OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a .jsonl or .jsonl.gz of GSM8K") from None
     examples = [
-        _example(line, f"{path}: row {row}") for row, line in enumerate(lines, start=1) if line.strip()
+        _parsed(line, f"{path}: row {row}") for row, line in enumerate(lines, start=1) if line.strip()
     ]
     if not examples:
         raise UserError(f"{path}: no rows; give a .jsonl or .jsonl.gz of GSM8K")
     return examples
 
 
-def _example(line: bytes, where: str) -> Example:
+def _parsed(line: bytes, where: str) -> Example:
     try:
-        row = json.loads(line)
+        return example_of(json.loads(line), where)
     except ValueError as error:
         raise UserError(f"{where} is not JSON ({error}); mend the row") from None
+
+
+def example_of(row: Any, where: str) -> Example:
+    """A row `{"question": ..., "answer": ...}`. Raises UserError, with `where`, for any other."""
     question, solution = (row.get("question"), row.get("answer")) if isinstance(row, dict) else (None, None)
     if not isinstance(question, str) or not isinstance(solution, str):
         raise UserError(f'{where} has no texts "question" and "answer"; give a file of GSM8K')
