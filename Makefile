@@ -27,7 +27,7 @@ torch: .venv/with-torch
 
 .venv/with-torch: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,gguf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,gguf,lm-eval]'
 	touch $@
 
 quickstart: setup

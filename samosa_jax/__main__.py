@@ -10,6 +10,7 @@ COMMANDS = {
     "prepare": "turn text into token shards; verify and inspect them",
     "train": "train a model, or go on with a run",
     "evaluate": "score a trained model on benchmarks, tasks and probes; hold it against a gate",
+    "lm_eval": "run tasks of the lm-evaluation-harness on a trained model",
     "report": "write what a run has done as one page, with its lineage",
     "compare": "compare two runs: which differences are real",
     "chat": "chat with a trained model on the terminal",
@@ -20,7 +21,7 @@ COMMANDS = {
     "push": "upload a run, a checkpoint or an export to the Hugging Face hub",
     "pull": "download one from the hub, and verify it",
 }
-MODULES = {"import": "import_weights"}  # where the name is not the module's
+MODULES = {"import": "import_weights", "lm_eval": "lm_eval_harness"}  # where the name is not the module's
 
 
 def main() -> None:
