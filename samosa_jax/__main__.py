@@ -10,6 +10,8 @@ COMMANDS = {
     "prepare": "turn text into token shards; verify and inspect them",
     "train": "train a model, or go on with a run",
     "evaluate": "score a trained model on benchmarks, tasks and probes; hold it against a gate",
+    "ablate": "train a baseline and its ablations, and say which changes matter",
+    "scaling": "fit how loss falls with size, predict the next depth and check it",
     "lm_eval": "run tasks of the lm-evaluation-harness on a trained model",
     "report": "write what a run has done as one page, with its lineage",
     "compare": "compare two runs: which differences are real",

@@ -75,6 +75,15 @@ def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> bool:
     return False
 
 
+def wait_until_still(run: Path, *, seconds: float) -> None:
+    """Comes back when no step was written for so long."""
+    last, since = steps_written(run), time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(0.05)
+        if (now := steps_written(run)) != last:
+            last, since = now, time.monotonic()
+
+
 def test_killed_at_random_points_it_goes_on_to_the_same_bits(data: Path, uninterrupted: Path, tmp_path: Path):
     rng = random.Random(7)
     flags = training_runs.flags(data, tmp_path, OVERRIDES)
@@ -155,7 +164,7 @@ def test_a_second_ctrl_c_stops_at_once(data: Path, tmp_path: Path):
     )
     process = training_runs.start(flags)
     assert wait_for_step(process, tmp_path / "base", 4), process.communicate()[0]
-    time.sleep(1.0)  # until the text there is used up
+    wait_until_still(tmp_path / "base", seconds=3.0)  # the text there is used up
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None, process.communicate()[0]
