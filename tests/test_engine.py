@@ -222,18 +222,21 @@ def test_a_next_turn_reads_only_what_is_new(network: Network, params: Any):
     assert engine.num_shared(following) == 0
 
 
-def test_without_windows_a_row_can_be_taken_back():
+@pytest.mark.parametrize("length", [60, 200])
+def test_without_windows_a_row_can_be_taken_back(length: int):
     config = dataclasses.replace(CONFIG, window_pattern="L", window=None)
     network = Network.build(config)
     params = make_params(network)
     engine = make_engine(network, params)
-    prompt = some_prompt(60)
+    prompt = some_prompt(length)
     (first,) = engine.submit(prompt, GREEDY, end_ids=())
     engine.generate([first])
     changed = Prompt(np.append(prompt.tokens[:50], 4).astype(np.int32), prompt.begins_turn[:51])
     fresh = make_engine(network, params, prefix_bytes=0)
     (again,) = engine.submit(changed, GREEDY, end_ids=())
     (expected,) = fresh.submit(changed, GREEDY, end_ids=())
+    engine.step()
+    assert engine._batch._held().capacity == 128, "all rows are as wide as the longest earlier answer"
     engine.generate([again])
     fresh.generate([expected])
     assert (again.cached_tokens, expected.cached_tokens) == (50, 0)

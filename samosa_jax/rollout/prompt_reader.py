@@ -132,9 +132,11 @@ class PromptReader:
         if kept is None:
             return
         reading.num_read = reading.num_cached = shared
-        reading.cache = self._programs.rewind(
+        rewound = self._programs.rewind(
             weights, kept.cache, lengths=one(shared), last_tokens=one(int(kept.tokens[shared - 1]))
         )
+        # The earlier answer may have been far longer, and a row with much room makes all others as wide.
+        reading.cache = self._programs.resize(rewound, self._buckets.capacity_for(shared + 1))
 
     def _group_of(self, first: Reading, weights: Weights, num_places: int) -> list[Reading]:
         """Prompts that can be read in one go with the first of the queue, it among them."""

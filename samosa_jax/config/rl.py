@@ -1,0 +1,100 @@
+"""Reinforcement learning with groups of answers: rewards, advantages and the policy's loss."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from samosa_jax.config.checks import require, require_at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """What each part of a reward counts; 0 leaves a part out. `samosa_jax.rl.rewards` says what they are."""
+
+    task: float = 1.0  # the task's own score
+    exact_answer: float = 0.0  # the final number or text is the one wanted
+    code: float = 0.0  # the program passes its tests, in the sandbox
+    format: float = 0.1  # thought closed, calls readable and no more than due, a clean end
+    tool_choice: float = 0.0  # the tools that were due and no other
+    answer_contains: float = 0.0  # share of the phrases wanted
+    citation: float = 0.0  # names a page that the search has found
+    length: float = 0.0  # short enough
+    length_free: int = 128  # tokens that cost nothing of the part `length`
+    length_limit: int = 256  # tokens from which on it is 0
+
+    def __post_init__(self) -> None:
+        weights = self.weights()
+        for name, weight in weights.items():
+            require(
+                0 <= weight < math.inf,
+                f"rl.reward.{name} is {weight}; it must be finite and not negative",
+            )
+        require(any(weights.values()), "rl.reward has no weight above 0; set one, as in --rl.reward.task=1")
+        require_at_least(0, self, "rl.reward", "length_free")
+        require(
+            self.length_free < self.length_limit,
+            f"rl.reward.length_free is {self.length_free}; it must be below rl.reward.length_limit "
+            f"({self.length_limit})",
+        )
+
+    def weights(self) -> dict[str, float]:
+        """By the name of the part."""
+        names = (spec.name for spec in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name not in ("length_free", "length_limit")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlConfig:
+    """Group-relative policy optimisation.
+
+    As published, beside `samples`:
+    - GRPO (arXiv:2402.03300): advantage std, normalization sequence, clip 0.2 and 0.2, kl_coef 0.04;
+    - Dr.GRPO (arXiv:2503.20783): advantage centred, normalization constant, clip 0.2 and 0.2;
+    - DAPO (arXiv:2503.14476): advantage std, normalization group, clip 0.2 and 0.28, truncated soft_penalty;
+    - RLOO (arXiv:2402.14740): advantage leave_one_out, normalization constant, no clip.
+    """
+
+    samples: int = 16  # R, answers to every prompt
+    max_tokens: int = 256  # of an answer
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    advantage: Literal["centred", "std", "leave_one_out"] = "centred"
+    # What weighs the same: every answer, every token of a group, every token of the step, or every token
+    # with answers divided by max_tokens.
+    normalization: Literal["sequence", "group", "batch", "constant"] = "group"
+    truncated: Literal["keep", "mask", "zero", "soft_penalty"] = "keep"  # answers cut at max_tokens
+    soft_penalty_tokens: int = 64  # before max_tokens, over which the penalty grows from 0 to 1
+    clip_low: float | None = 0.2  # ratios count down to 1 - clip_low; null, with clip_high: no clip
+    clip_high: float | None = 0.2  # and up to 1 + clip_high
+    kl_coef: float = 0.0  # how dear it is to leave the reference, the model that the run begins with
+    reference: Literal["precomputed", "frozen"] = "precomputed"  # once for a rollout, or in every minibatch
+    # What ratios are to: the engine's log-probabilities, a first pass of the trainer, or the policy as it
+    # is, which makes every ratio 1.
+    old_log_probs: Literal["sampler", "first_pass", "current"] = "sampler"
+
+    def __post_init__(self) -> None:
+        require(
+            self.samples >= 2,
+            f"rl.samples is {self.samples}; answers are compared with each other, which takes at least 2",
+        )
+        require_at_least(1, self, "rl", "max_tokens")
+        require(
+            self.truncated != "soft_penalty" or 0 < self.soft_penalty_tokens <= self.max_tokens,
+            f"rl.soft_penalty_tokens is {self.soft_penalty_tokens}; it must be at least 1 and at most "
+            f"rl.max_tokens ({self.max_tokens})",
+        )
+        low, high = self.clip_low, self.clip_high
+        require(
+            (low is None) == (high is None),
+            f"rl.clip_low is {low} and rl.clip_high {high}; give both, or null for both",
+        )
+        require(
+            low is None or 0 < low < 1, f"rl.clip_low is {low}; it must lie between 0 and 1: 0.2 is usual"
+        )
+        require(
+            high is None or 0 < high < math.inf, f"rl.clip_high is {high}; it must be positive: 0.2 is usual"
+        )
+        require(
+            0 <= self.kl_coef < math.inf,
+            f"rl.kl_coef is {self.kl_coef}; it must be finite and not negative",
+        )

@@ -1,0 +1,1 @@
+"""Reinforcement learning: what an answer earns, how answers compare, and the loss that follows."""
