@@ -13,7 +13,7 @@ from test_layers import ROOT, imports_of
 # Import name -> distribution, where they differ.
 DISTRIBUTION = {"orbax": "orbax_checkpoint", "yaml": "pyyaml"}
 STANDARD = {*sys.stdlib_module_names, "__future__"}
-OPTIONAL = {"llama_cpp", "wandb"}  # imported only when asked for or when there, and named when missing
+OPTIONAL = {"wandb"}  # imported only when asked for, and named in the error when missing
 
 
 class Target(dict[str, Any]):
