@@ -1,6 +1,8 @@
 """Every test sees eight virtual CPU devices, one persistent compilation cache, and no network by accident."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,9 +10,16 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# transformers copies the code that comes with a model to a folder and imports it as one package, so a process
+# can have only one such folder: these tests' own.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="remote-code-")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"])
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Every preset at tiny width through export and verification, in transformers and in plain PyTorch."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ PRESETS = sorted(CONFIGS.glob("*.yaml"))
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return exported_models.train_tokenizer()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where transformers keeps code that came with a model."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("modules")
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
-        yield
 
 
 def tiny(path: Path) -> dict[str, Any]:

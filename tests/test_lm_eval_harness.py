@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,21 +138,17 @@ def model(trained: Trained) -> SamosaLM:
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same model for transformers, which copies its code to a folder before it loads it: one of ours."""
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model for transformers."""
     pytest.importorskip("torch", reason="torch not found: pip install torch to compare with transformers")
     pytest.importorskip("accelerate", reason="accelerate not found: pip install accelerate for model=hf")
-    from transformers import dynamic_module_utils
 
     folder = tmp_path_factory.mktemp("export")
     exported = exported_models.as_written(
         trained.network, trained.params, trained.tokenizer, name="small", dtype="float32"
     )
     write_folder(exported, folder, format="hf", lineage=(), shard_bytes=10**9)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        patch.setattr(sys, "path", list(sys.path))
-        yield folder
+    return folder
 
 
 def evaluate(model: Any, tasks: Path, *names: str, **settings: Any) -> Mapping[str, Any]:

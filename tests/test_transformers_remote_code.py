@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +33,6 @@ TIED = dataclasses.replace(
     BASE, tie_embeddings=True, mlp="swiglu", qk_norm=False, backout=True, position="hirope"
 )
 NUM_NEW = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """transformers copies remote code to a folder before it loads it: one of our own."""
-    from transformers import dynamic_module_utils
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        patch.setattr(sys, "path", list(sys.path))
-        yield
 
 
 def write_folder(folder: Path, config: ModelConfig) -> Path:
