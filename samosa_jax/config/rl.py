@@ -45,6 +45,30 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Which levels of graded tasks are asked. `samosa_jax.rl.curriculum` says how levels open and close."""
+
+    by: Literal["none", "pass_rate"] = "none"  # none: all levels of a task, each as often
+    low: float = 0.2  # levels passed less often are too hard
+    high: float = 0.8  # those passed more often teach little
+    memory: int = 64  # prompts that a level's pass rate remembers
+    min_prompts: int = 32  # of a level before the next one opens, or it closes
+    review: float = 0.1  # share of prompts from open levels whatever their pass rate
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.low < self.high <= 1,
+            f"rl.curriculum.low is {self.low} and rl.curriculum.high {self.high}; they are pass rates, the "
+            "lower one first",
+        )
+        require_at_least(1, self, "rl.curriculum", "memory min_prompts")
+        require(
+            0 <= self.review < 1,
+            f"rl.curriculum.review is {self.review}; it is a share of the prompts, below 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RlConfig:
     """Group-relative policy optimisation.
 
