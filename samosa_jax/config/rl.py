@@ -7,6 +7,8 @@ from typing import Literal
 
 from samosa_jax.config.checks import require, require_at_least
 
+PASS_KS = (1, 2, 4, 8, 16, 32, 64)  # of the pass@k that is measured while training
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
@@ -65,6 +67,34 @@ class CurriculumConfig:
         require(
             0 <= self.review < 1,
             f"rl.curriculum.review is {self.review}; it is a share of the prompts, below 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """pass@k on held-out prompts of rl.tasks, every eval.every_steps and at both ends of the run."""
+
+    prompts: int = 128  # of every task; 0: none
+    samples: int = 1  # answers to each
+    temperature: float = 0.0  # they are drawn at; 0: the likeliest tokens
+    ks: tuple[int, ...] = (1,)  # of pass@k, at most `samples`
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "rl.held_out", "prompts")
+        require_at_least(1, self, "rl.held_out", "samples")
+        require(
+            0 <= self.temperature < math.inf,
+            f"rl.held_out.temperature is {self.temperature}; it must be finite and not negative",
+        )
+        require(
+            self.samples == 1 or self.temperature > 0,
+            f"rl.held_out.samples is {self.samples} at temperature 0, where all answers are alike; raise "
+            "rl.held_out.temperature",
+        )
+        require(
+            bool(self.ks) and set(self.ks) <= set(PASS_KS) and max(self.ks) <= self.samples,
+            f"rl.held_out.ks is {list(self.ks)} with {self.samples} samples; give some of "
+            f"{', '.join(map(str, PASS_KS))}, none above rl.held_out.samples",
         )
 
 
