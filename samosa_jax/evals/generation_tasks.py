@@ -73,11 +73,13 @@ def open_items(
     split: Split = "heldout",
     levels: Sequence[int] = (),
     cache: Path = CACHE,
+    flag: str = "--data_dir",
 ) -> list[Item]:
     """The first `limit` questions, None for all, of a made task MADE_ITEMS. The same for the same arguments.
 
     Args:
         levels: of a graded task; empty: all.
+        flag: names the setting of data_dir in errors.
 
     Raises UserError for a file that is missing, damaged or empty, a task without the split, and levels that
     there are not.
@@ -94,7 +96,7 @@ def open_items(
             f"{task.name} has no questions to learn from, only those it is evaluated by; name another task"
         )
     items: list[Item] = []
-    rows = read_file(find_file(file, data_dir=data_dir, cache=cache))
+    rows = read_file(find_file(file, data_dir=data_dir, cache=cache, flag=flag))
     for number, (where, row) in enumerate(rows, start=1):
         if limit is not None and number > limit:
             break
