@@ -264,6 +264,42 @@ def test_missing_parts_are_named(tmp_path: Path):
             assert part in text, part
 
 
+def test_a_run_trained_by_rewards_shows_what_it_is_watched_by(tmp_path: Path):
+    run = write_run(tmp_path / "grpo", stage="grpo")
+    steps = [
+        {
+            "step": step,
+            "train/loss": 0.001,
+            "reward/mean": step / 50,
+            "reward/task": step / 60,
+            "rl/zero_variance_frac": 0.125,
+            "rl/approx_kl": 1e-4,
+            "rl/entropy": 0.2,
+            "rl/logprob_gap": 2e-7,
+            "rl/level": 3.5,
+            "completions/mean_length": 37.0,
+            "completions/clipped_frac": 0.01,
+            "perf/rollout_ms": 900.0,
+            "perf/reward_ms": 9.0,
+            "perf/train_ms": 1900.0,
+        }
+        for step in range(1, 41)
+    ]
+    measured = [{"step": step, "eval/pass@1": 0.45 + step / 200} for step in (0, 20, 40)]
+    write_lines(run / "metrics.jsonl", [*steps, *measured])
+    text = write_report(run)[0].text
+    for shown in (
+        *("Reward of the model's answers", "Held-out prompts answered right", "Prompts that teach nothing"),
+        *("Distance that the policy has gone", "Length of the model's answers", "Answers that do not end"),
+        *("Entropy of the answers", "Sampler against trainer", "Time of a step", "Level of the prompts"),
+    ):
+        assert shown in text, shown
+    assert "0.45 at step 0, 0.65 at step 40" in text
+    assert "Training loss" not in text  # that of a policy says nothing of its progress
+    plain = write_run(tmp_path / "sft", stage="sft")
+    assert "Prompts that teach nothing" not in write_report(plain)[0].text
+
+
 def test_a_parent_that_lost_the_checkpoint_is_shown_with_a_doubt(chain: list[Path]):
     (chain[0] / "checkpoints" / "00000040" / "seal.json").unlink()
     lineage = read_lineage(chain[1])

@@ -45,7 +45,6 @@ POLICY_METRICS = {  # of GRPO; those of a rollout stand with the first step that
     "rl/approx_kl": "estimated divergence of the policy from the one that sampled, nats per token",
     "rl/logprob_gap": "mean |log-probability - the sampler's|: rounding alone in a rollout's first minibatch",
     "rl/kl": "estimated divergence from the model that the run began with, where rl.kl_coef is above 0",
-    "rl/level": "mean level of the prompts of a rollout that have one, with rl.curriculum",
     "rl/zero_variance_frac": "share of prompts whose answers all earned the same, which teach nothing",
     "reward/mean": "of all answers, the parts by their weights",
     "reward/std": "standard deviation of the rewards of a prompt's answers, mean over prompts",
@@ -78,6 +77,7 @@ METRICS: dict[str, str] = {
     **PREFERENCE_METRICS,
     **POLICY_METRICS,
     **HELD_OUT_METRICS,
+    "rl/level": "mean level of the prompts of a rollout that a curriculum has chosen",
     **{f"val/{name}": f"on held-out pairs: {what}" for name, what in PREFERENCE_METRICS.items()},
 }
 
