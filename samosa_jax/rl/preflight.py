@@ -46,11 +46,13 @@ class Preflight:
         )
 
     def summary(self) -> str:
+        k = self.num_samples
         return (
-            f"preflight, {self.num_prompts} prompts x {self.num_samples} answers: "
-            f"pass@1 {self.pass_at_1:.3f}, pass@{self.num_samples} {self.pass_at_k:.3f}, "
-            f"reward {self.mean_reward:.3f}, {self.zero_variance_frac:.1%} of the prompts without variance, {self.clipped_frac:.1%} of the "
-            f"answers cut, {self.ended_frac:.1%} ended, {self.mean_length:.1f} tokens on average"
+            f"preflight, {self.num_prompts} prompts x {k} answers: pass@1 {self.pass_at_1:.3f}, "
+            f"pass@{k} {self.pass_at_k:.3f}, reward {self.mean_reward:.3f}, "
+            f"{self.zero_variance_frac:.1%} of the prompts without variance, "
+            f"{self.clipped_frac:.1%} of the answers cut, {self.ended_frac:.1%} ended, "
+            f"{self.mean_length:.1f} tokens on average"
         )
 
     def problem(self, *, max_tokens: int) -> str | None:
