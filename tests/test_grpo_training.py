@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import guessing_model
+import jax
 import numpy as np
 import pytest
 import training_runs
@@ -150,12 +151,22 @@ def test_killed_between_minibatches_and_in_a_rollout_it_goes_on_to_the_same_bits
     assert_same(folder, whole[0])
 
 
-def test_two_runs_on_eight_devices_are_equal(taught, tmp_path: Path):
-    values = {"train__num_steps": 3, "rl__minibatches": 1, "checkpoint__every_steps": 0}
+def test_two_runs_on_eight_devices_are_equal_and_compile_once(taught, tmp_path: Path):
+    values = {"train__num_steps": 4, "rl__minibatches": 1, "checkpoint__every_steps": 0}
     line = flags(taught, tmp_path, **values, rl__kl_coef=0, rl__truncated="mask", rl__advantage="std")
     train.main(line)
+    compiled_after: list[int] = []  # so many steps
+
+    def hear(event: str, seconds: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled_after.append(steps_written(tmp_path / "again"))
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
     train.main([*line, "--name=again"])
-    assert_same(tmp_path / "grpo", tmp_path / "again", step=3)
+    jax.monitoring.unregister_event_duration_listener(hear)
+    assert compiled_after
+    assert max(compiled_after) < 2
+    assert_same(tmp_path / "grpo", tmp_path / "again", step=4)
     environment = training_runs.load_json(tmp_path / "grpo/environment.json")
     assert environment[0]["mesh"]["data"] == 8
 

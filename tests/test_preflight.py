@@ -29,7 +29,7 @@ GOOD = {
     [
         ({}, None),
         ({"clipped_frac": 1.0, "ended_frac": 0.0}, "every answer was cut at rl.max_tokens (60)"),
-        ({"ended_frac": 0.0}, "no answer ends with <|assistant_end|>"),
+        ({"ended_frac": 0.05}, "5.0% of the answers end with <|assistant_end|>"),
         ({"pass_at_1": 0.0, "pass_at_k": 0.0}, "not one of 32 answers is right"),
         ({"zero_variance_frac": 1.0}, "all answers to a prompt earn the same"),
     ],
@@ -47,13 +47,13 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_an_untrained_model_is_refused(tmp_path: Path):
     untrained = guessing_model.write(tmp_path, is_taught=False)
-    done = training_runs.run(flags(untrained, tmp_path / "runs"))
+    done = training_runs.run(flags(untrained, tmp_path / "refused"))
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: preflight, 6 prompts x 4 answers: pass@1 0.000, pass@4 0.000")
     assert "there is nothing to learn from" in line
     assert line.endswith("(--rl.ignore_preflight=true begins all the same)")
-    assert not (tmp_path / "runs/grpo").exists()
+    assert not (tmp_path / "refused").exists()
 
 
 def test_a_constant_reward_is_refused_unless_one_insists(taught: tuple[Path, Path], tmp_path: Path):
@@ -63,6 +63,7 @@ def test_a_constant_reward_is_refused_unless_one_insists(taught: tuple[Path, Pat
         "rl__reward__length": 1,
         "rl__reward__length_free": 1000,
         "rl__reward__length_limit": 2000,
+        "rl__kl_coef": 0,
     }
     line = flags(taught, tmp_path, **constant, train__num_steps=1)
     with pytest.raises(UserError, match=r"all answers to a prompt earn the same, 1 on average"):

@@ -153,9 +153,14 @@ def test_the_sampler_agrees_with_the_trainer_and_with_itself(taught: tuple[Train
         engine.release()
     for first, second in zip(*found, strict=True):
         np.testing.assert_array_equal(first, second)
+    held = sum(array.nbytes for array in jax.live_arrays())
     engine.update(trained.params)
     other = tokens_of(sampler(engine).sample(prompted, seed_of_item=lambda item: 8))
     assert not np.array_equal(other.tokens, found[0].tokens)
+
+    engine.release()
+    assert sum(array.nbytes for array in jax.live_arrays()) == held  # no second copy of the weights is kept
+    engine.update(trained.params)
 
     tokens = found[0]
     groups = sampler(engine).sample(prompted, seed_of_item=len)

@@ -48,7 +48,7 @@ QUANTITIES = (
         unit="nats per supervised token",
         metrics=[("train/loss", "training loss")],
         absent="no step with a training loss was recorded",
-        fits=lambda run: run.stage != "dpo",
+        fits=lambda run: run.stage not in ("dpo", "grpo"),
     ),
     Quantity(
         title="Validation",
@@ -63,7 +63,7 @@ QUANTITIES = (
         unit="nats per token that the assistant writes",
         metrics=[("val/loss", "held-out loss")],
         held_out=True,
-        fits=lambda run: run.is_chat and run.stage != "dpo",
+        fits=lambda run: run.is_chat and run.stage not in ("dpo", "grpo"),
     ),
     Quantity(
         title="Preference loss",
@@ -83,6 +83,36 @@ QUANTITIES = (
         unit="beta times the log-ratio to the reference",
         metrics=[("val/rewards/chosen", "chosen"), ("val/rewards/rejected", "rejected")],
         held_out=True,
+    ),
+    Quantity(
+        title="Reward",
+        unit="mean over the answers of a rollout",
+        metrics=[("reward/mean", "reward"), ("reward/task", "of it, the task's score")],
+    ),
+    Quantity(
+        title="Prompts that teach nothing",
+        unit="share whose answers all earned the same",
+        metrics=[("rl/zero_variance_frac", "without variance")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Length of answers",
+        unit="tokens that the model chose",
+        metrics=[("completions/mean_length", "length")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Policy loss",
+        unit="per sampled token",
+        metrics=[("train/loss", "training loss")],
+        fits=lambda run: run.stage == "grpo",
+    ),
+    Quantity(
+        title="Sampler against trainer",
+        unit="nats per token between their log-probabilities",
+        metrics=[("rl/logprob_gap", "gap")],
+        from_zero=True,
+        may_be_log=True,
     ),
     Quantity(
         title="Learning rate",

@@ -12,6 +12,7 @@ from samosa_jax.evals.generation import pass_at_k
 from samosa_jax.rl.advantages import group_advantages
 from samosa_jax.rl.judging import Judged
 
+MIN_ENDED = 0.1  # share of answers; below it they end by luck
 OVERRULE = "--rl.ignore_preflight=true"
 
 
@@ -65,10 +66,10 @@ class Preflight:
                 f"every answer was cut at rl.max_tokens ({max_tokens}) or at the end of the context: raise "
                 "rl.max_tokens, or begin with a model that has learnt in SFT to end its answers"
             )
-        if self.ended_frac == 0:
+        if self.ended_frac < MIN_ENDED:
             return (
-                "no answer ends with <|assistant_end|>: begin with a model that has learnt in SFT to end its "
-                "answers in the chat template"
+                f"{self.ended_frac:.1%} of the answers end with <|assistant_end|>: begin with a model that "
+                "has learnt in SFT to end its answers in the chat template"
             )
         if self.pass_at_k == 0:
             return (
