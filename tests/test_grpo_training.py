@@ -29,6 +29,7 @@ GRPO = {
     "rl.minibatches": 2,
     "rl.max_batch": 16,
     "rl.preflight_prompts": 6,
+    "rl.held_out.prompts": 0,
     "rl.show_every_steps": 2,
     "rl.kl_coef": 0.01,
     "rl.old_log_probs": "first_pass",
@@ -157,7 +158,7 @@ def test_two_runs_on_eight_devices_are_equal_and_compile_once(taught, tmp_path: 
     train.main(line)
     compiled_after: list[int] = []  # so many steps
 
-    def hear(event: str, seconds: float, **_: str | int) -> None:
+    def hear(event: str, duration_secs: float, **_: str | int) -> None:
         if event.endswith("backend_compile_duration"):
             compiled_after.append(steps_written(tmp_path / "again"))
 

@@ -30,6 +30,7 @@ from samosa_jax.trained import Trained, open_trained
 SUM = Prompted(
     task="arithmetic",
     item="arithmetic/1",
+    index=1,
     example=Example(conversation=answered("What is 6*7?", think="A product.", answer="42"), answer="42"),
     score=find_generation_task("arithmetic").score,
 )

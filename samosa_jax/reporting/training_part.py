@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samosa_jax.config.rl import PASS_KS
 from samosa_jax.reporting.document import (
     Block,
     Chart,
@@ -63,7 +64,7 @@ QUANTITIES = (
         unit="nats per token that the assistant writes",
         metrics=[("val/loss", "held-out loss")],
         held_out=True,
-        fits=lambda run: run.is_chat and run.stage not in ("dpo", "grpo"),
+        fits=lambda run: run.is_chat and run.stage != "dpo",
     ),
     Quantity(
         title="Preference loss",
@@ -85,32 +86,69 @@ QUANTITIES = (
         held_out=True,
     ),
     Quantity(
-        title="Reward",
+        title="Reward of the model's answers",
         unit="mean over the answers of a rollout",
-        metrics=[("reward/mean", "reward"), ("reward/task", "of it, the task's score")],
-    ),
-    Quantity(
-        title="Prompts that teach nothing",
-        unit="share whose answers all earned the same",
-        metrics=[("rl/zero_variance_frac", "without variance")],
+        metrics=[("reward/mean", "reward"), ("reward/task", "the task's own score")],
         from_zero=True,
     ),
     Quantity(
-        title="Length of answers",
-        unit="tokens that the model chose",
+        title="Held-out prompts answered right",
+        unit="share of prompts",
+        metrics=[(f"eval/pass@{k}", f"pass@{k}") for k in PASS_KS],
+        held_out=True,
+        from_zero=True,
+    ),
+    Quantity(
+        title="Prompts that teach nothing",
+        unit="share of prompts whose answers all earned the same",
+        metrics=[("rl/zero_variance_frac", "zero variance")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Level of the prompts",
+        unit="mean over the prompts of a rollout",
+        metrics=[("rl/level", "level")],
+    ),
+    Quantity(
+        title="Length of the model's answers",
+        unit="tokens that it chose, mean",
         metrics=[("completions/mean_length", "length")],
         from_zero=True,
     ),
     Quantity(
-        title="Policy loss",
-        unit="per sampled token",
-        metrics=[("train/loss", "training loss")],
-        fits=lambda run: run.stage == "grpo",
+        title="Answers that do not end",
+        unit="share of answers",
+        metrics=[("completions/clipped_frac", "cut")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Distance that the policy has gone",
+        unit="estimated divergence, nats per token",
+        metrics=[("rl/kl", "from the model it began with"), ("rl/approx_kl", "from the one that sampled")],
+        from_zero=True,
+        may_be_log=True,
+    ),
+    Quantity(
+        title="Entropy of the answers",
+        unit="nats per token",
+        metrics=[("rl/entropy", "entropy")],
+        from_zero=True,
     ),
     Quantity(
         title="Sampler against trainer",
-        unit="nats per token between their log-probabilities",
+        unit="mean difference of their log-probabilities",
         metrics=[("rl/logprob_gap", "gap")],
+        from_zero=True,
+        may_be_log=True,
+    ),
+    Quantity(
+        title="Time of a step",
+        unit="ms",
+        metrics=[
+            ("perf/rollout_ms", "writing answers"),
+            ("perf/reward_ms", "judging them"),
+            ("perf/train_ms", "training"),
+        ],
         from_zero=True,
         may_be_log=True,
     ),
