@@ -31,7 +31,7 @@ from samosa_jax.model.gpt import Network
 from samosa_jax.model.lora import Adapters, make_lora_loss, merge_lora
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import make_mesh
-from samosa_jax.rl.policy_loss import PolicyBatch, make_policy_loss
+from samosa_jax.rl.policy_loss import PolicyBatch, make_policy_loss, skip_empty
 from samosa_jax.sizes import flops_per_token
 from samosa_jax.trained import tokenizer_of
 from samosa_jax.training.background_push import BackgroundPush
@@ -144,7 +144,7 @@ def make_loss(config: Config, network: Network) -> LossFn:
             reference=config.dpo.reference,
         )
     if config.content == "prompts":
-        return make_policy_loss(
+        policy_loss = make_policy_loss(
             network,
             clip_low=config.rl.clip_low,
             clip_high=config.rl.clip_high,
@@ -152,6 +152,7 @@ def make_loss(config: Config, network: Network) -> LossFn:
             reference=config.rl.reference,
             chunk_tokens=config.loss.chunk_tokens,
         )
+        return skip_empty(policy_loss)
     make = make_pretrain_loss if config.content == "text" else make_chat_loss
     return make(network, z_loss=config.loss.z_loss, chunk_tokens=config.loss.chunk_tokens)
 

@@ -15,10 +15,10 @@ from test_tokenizer import make_model
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall
 from samosa_jax.data.chat.template import render
 from samosa_jax.data.tokenizer import SentencePieceTokenizer
-from samosa_jax.rollout.tool_calls import CUT, MAX_CALLS
 from samosa_jax.rollout.assistant import Assistant
 from samosa_jax.rollout.events import Ended, Event, TextDelta, ToolCalled, ToolReturned
 from samosa_jax.rollout.request import Prompt, Sampling
+from samosa_jax.rollout.tool_calls import CUT, MAX_CALLS
 from samosa_jax.rollout.tools.registry import CalculatorTool, Registry, ToolContext
 from samosa_jax.rollout.turn import INTERRUPTED, UNREADABLE
 from samosa_jax.tasks.tool_schemas import CALCULATOR_SCHEMA

@@ -45,7 +45,8 @@ MIXTURES = sorted((ROOT / "configs" / "mixtures").glob("*.yaml"))
 @pytest.mark.parametrize("overlay", [*STAGES, *MIXTURES], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_overlays_go_on_top_of_a_model(overlay: Path) -> None:
     base = ROOT / "configs" / "wikinews.yaml"
-    config = parse_config([f"--config={base}", f"--config={overlay}", "--init_from=runs/base"]).config
+    line = [f"--config={base}", f"--config={overlay}", "--init_from=runs/base"]
+    config = parse_config([*line, "--rl.tasks=sums"]).config
     assert config.model.num_layers == 4
     assert config != load_config(base)
     if overlay in MIXTURES:

@@ -25,6 +25,7 @@ from samosa_jax.rl.policy_loss import (
     k3,
     make_policy_loss,
     make_token_log_probs,
+    skip_empty,
 )
 from samosa_jax.training.losses import LossFn, LossOutput
 from samosa_jax.training.step import accumulate, put_batch
@@ -363,6 +364,22 @@ def test_microbatches_add_up(policy, frozen, old) -> None:
     assert_close(found, run(loss_fn, policy, batch, frozen))
 
 
+def test_padding_microbatches_are_skipped_and_change_nothing(policy, frozen, old) -> None:
+    loss_fn = loss_of(**DAPO, kl_coef=0.3)
+    batch = make_batch(normalization="sequence", old=old)
+    padded = jax.tree.map(lambda array: np.concatenate([array, np.zeros_like(array)]), batch)
+    split = put_batch(padded, num_microbatches=4, mesh=mesh_of())
+    with_skips = jax.jit(functools.partial(accumulate, skip_empty(loss_fn)))
+    assert_close(with_skips(policy, split, frozen), run(loss_fn, policy, batch, frozen))
+    # What is skipped is not computed at all: not even NaN among its parameters' products.
+    empty = jax.tree.map(lambda array: array[2:], split)
+    broken = jax.tree.map(lambda param: jnp.full_like(param, jnp.nan), policy)
+    output, gradients = with_skips(broken, empty, frozen)
+    assert not output.sum
+    assert not output.weight
+    assert not any(np.any(gradient) for gradient in jax.tree.leaves(gradients))
+
+
 def test_a_mesh_changes_nothing(policy, frozen, old) -> None:
     loss_fn = loss_of(**DAPO, kl_coef=0.3)
     batch = make_batch(old=old)
@@ -372,5 +389,6 @@ def test_a_mesh_changes_nothing(policy, frozen, old) -> None:
     assert placed.advantages.addressable_shards[0].data.shape == (2, LENGTH)
     with jax.set_mesh(mesh):
         assert_close(jax.device_get(run(loss_fn, policy, placed, frozen)), jax.device_get(alone))
+        assert_close(jax.device_get(run(skip_empty(loss_fn), policy, placed, frozen)), jax.device_get(alone))
     log_probs = make_token_log_probs(NETWORK, chunk_tokens=7, mesh=mesh)(frozen, placed.batch)
     np.testing.assert_allclose(log_probs[SAMPLED], plain_log_probs(frozen)[SAMPLED], rtol=1e-5)

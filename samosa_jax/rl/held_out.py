@@ -28,13 +28,13 @@ SEED = 0  # as `samosa evaluate` has it: the first questions of both are the sam
 def open_held_out(
     tasks: Sequence[TaskConfig], *, prompts: int, data_dir: Path | None, flag: str
 ) -> list[Prompted]:
-    """The first prompts of the held-out split of every task.
+    """The first prompts of the held-out split of every task; with 0 of them, no file is looked for.
 
     `flag` names the setting of data_dir in errors. Raises UserError for a task that there is not, and for a
     file that is missing or damaged.
     """
     found = []
-    for task in tasks:
+    for task in tasks if prompts else ():
         if task.name in TASK_NAMES:
             made = make_generated(task.name, levels=task.levels)
             score = made.score

@@ -107,6 +107,24 @@ def make_policy_loss(
     return loss_fn
 
 
+def skip_empty(loss_fn: LossFn) -> LossFn:
+    """The same loss, which takes no time where nothing counts.
+
+    Rows are filled from the first on: of a step with room to spare, the last microbatches are padding.
+    """
+
+    def loss_or_nothing(params: Params, batch: PolicyBatch, frozen: Any = None) -> LossOutput:
+        def compute() -> LossOutput:
+            return loss_fn(params, batch, frozen)
+
+        def nothing() -> LossOutput:
+            return jax.tree.map(lambda value: jnp.zeros(value.shape, value.dtype), jax.eval_shape(compute))
+
+        return jax.lax.cond(jnp.any(jnp.asarray(batch.batch.weights) > 0), compute, nothing)
+
+    return loss_or_nothing
+
+
 def token_log_probs(network: Network, params: Params, batch: Batch, *, chunk_tokens: int) -> jax.Array:
     """Log-probability of every target: float32 (B, T)."""
     return -sharded_token_nll(

@@ -12,6 +12,7 @@ from samosa_jax.evals.generation import pass_at_k
 from samosa_jax.rl.advantages import group_advantages
 from samosa_jax.rl.judging import Judged
 
+MIN_ENDED = 0.1  # share of answers; below it they end by luck
 OVERRULE = "--rl.ignore_preflight=true"
 
 
@@ -46,11 +47,13 @@ class Preflight:
         )
 
     def summary(self) -> str:
+        k = self.num_samples
         return (
-            f"preflight, {self.num_prompts} prompts x {self.num_samples} answers: "
-            f"pass@1 {self.pass_at_1:.3f}, pass@{self.num_samples} {self.pass_at_k:.3f}, "
-            f"reward {self.mean_reward:.3f}, {self.zero_variance_frac:.1%} of the prompts without variance, {self.clipped_frac:.1%} of the "
-            f"answers cut, {self.ended_frac:.1%} ended, {self.mean_length:.1f} tokens on average"
+            f"preflight, {self.num_prompts} prompts x {k} answers: pass@1 {self.pass_at_1:.3f}, "
+            f"pass@{k} {self.pass_at_k:.3f}, reward {self.mean_reward:.3f}, "
+            f"{self.zero_variance_frac:.1%} of the prompts without variance, "
+            f"{self.clipped_frac:.1%} of the answers cut, {self.ended_frac:.1%} ended, "
+            f"{self.mean_length:.1f} tokens on average"
         )
 
     def problem(self, *, max_tokens: int) -> str | None:
@@ -63,10 +66,10 @@ class Preflight:
                 f"every answer was cut at rl.max_tokens ({max_tokens}) or at the end of the context: raise "
                 "rl.max_tokens, or begin with a model that has learnt in SFT to end its answers"
             )
-        if self.ended_frac == 0:
+        if self.ended_frac < MIN_ENDED:
             return (
-                "no answer ends with <|assistant_end|>: begin with a model that has learnt in SFT to end its "
-                "answers in the chat template"
+                f"{self.ended_frac:.1%} of the answers end with <|assistant_end|>: begin with a model that "
+                "has learnt in SFT to end its answers in the chat template"
             )
         if self.pass_at_k == 0:
             return (

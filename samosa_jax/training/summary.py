@@ -20,6 +20,7 @@ class Summary:
     val_bpb: float | None  # the last
     val_loss: float | None  # the last, of stages after pretraining
     val_accuracy: float | None  # the last, of held-out preference pairs
+    reward: float | None  # mean of the last rollouts
     seconds: float  # of training, evaluating and saving, over all processes of the run
     tokens_per_sec: float | None  # without compilation, evaluation and saving
     cost: float | None  # seconds times log.cost_per_hour; None: not given
@@ -36,6 +37,8 @@ class Summary:
             figures.append(f"validation loss {self.val_loss:.4f}")
         if self.val_accuracy is not None:
             figures.append(f"held-out pairs told right {self.val_accuracy:.1%}")
+        if self.reward is not None:
+            figures.append(f"reward {self.reward:.3f}")
         effort = [f"time {format_seconds(self.seconds)}"]
         if self.tokens_per_sec is not None:
             effort.append(f"{self.tokens_per_sec:,.0f} tokens/s")
@@ -57,6 +60,7 @@ def summarize(
     timed_seconds = 0.0
     last: dict[str, float] = {}
     losses: list[float] = []
+    rewards: list[float] = []
     for record in read_json_lines(metrics):
         if not is_train_record(record):
             last |= record
@@ -64,6 +68,8 @@ def summarize(
         steps, skipped = record["step"], skipped + record["train/skipped"]
         if not record["train/skipped"]:
             losses = [*losses[1 - LOSS_WINDOW :], record["train/loss"]]
+        if "reward/mean" in record:
+            rewards = [*rewards[1 - LOSS_WINDOW :], record["reward/mean"]]
         if "perf/tokens_per_sec" in record:
             timed_tokens += record["train/tokens"] - tokens
             timed_seconds += record["perf/step_ms"] / 1e3
@@ -76,6 +82,7 @@ def summarize(
         val_bpb=last.get("val/bpb"),
         val_loss=last.get("val/loss"),
         val_accuracy=last.get("val/rewards/accuracies"),
+        reward=statistics.fmean(rewards) if rewards else None,
         seconds=seconds,
         tokens_per_sec=timed_tokens / timed_seconds if timed_seconds else None,
         cost=seconds / 3_600 * cost_per_hour if cost_per_hour else None,
