@@ -32,7 +32,6 @@ from samosa_jax.evals.likelihood import Scorer
 from samosa_jax.evals.likelihood_tasks import Progress, open_questions, run_task
 from samosa_jax.evals.probe_suite import PROBES, ProbeSettings, run_suite
 from samosa_jax.evals.probes import load_suite
-from samosa_jax.evals.promotion import fingerprint_of as fingerprint_of_checkpoint
 from samosa_jax.evals.results import (
     Interval,
     TaskResult,
@@ -48,6 +47,8 @@ from samosa_jax.rollout.assistant import Assistant
 from samosa_jax.rollout.tools.registry import CalculatorTool, Registry
 from samosa_jax.tasks.identity import load_persona
 from samosa_jax.trained import Trained, make_engines
+from samosa_jax.training.checkpoint import seal_digest
+from samosa_jax.training.parents import run_of
 
 MadeBy = Literal["likelihood", "generation", "probes", "bpb"]
 ORDER: Sequence[MadeBy] = ("bpb", "likelihood", "generation", "probes")  # what shares a model, together
@@ -82,10 +83,8 @@ class Evaluation:
     """The results of one checkpoint, as far as they are there, and what adds to them."""
 
     def __init__(self, trained: Trained, catalog: Catalog, settings: EvaluationSettings) -> None:
-        self.run = (
-            trained.folder.parents[1] if trained.folder.parent.name == "checkpoints" else trained.folder
-        )
-        self.checkpoint = fingerprint_of_checkpoint(trained.folder)
+        self.run = run_of(trained.folder)
+        self.checkpoint = seal_digest(trained.folder)
         self.step = trained.step
         self._trained = trained
         self._catalog = catalog

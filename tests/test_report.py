@@ -364,7 +364,8 @@ def test_an_export_and_its_verification_are_shown(chain: list[Path], tmp_path: P
     folder.mkdir(parents=True)
     verified = {"num_tensors": 40, "num_logits": 8192, "max_logit_error": 2e-5, "greedy_tokens": 64}
     record = {
-        "name": "sft",
+        "name": "renamed since",
+        "checkpoint_sha256": seal_of(chain[1], 40),
         "format": "hf",
         "architecture": "samosa",
         "parameters": 123456,
@@ -376,6 +377,39 @@ def test_an_export_and_its_verification_are_shown(chain: list[Path], tmp_path: P
     (folder / "samosa.json").write_text(json.dumps({**record, "verified": None}))
     page, _ = write_report(chain[1], f"--exports={tmp_path / 'exports'}")
     assert "never verified" in page.text
+    assert "by name" not in page.text
+    (folder / "samosa.json").write_text(
+        json.dumps({**record, "checkpoint_sha256": "0" * 64, "verified": None})
+    )
+    page, _ = write_report(chain[1], f"--exports={tmp_path / 'exports'}")
+    assert "exports: none of sft" in page.text
+    other = {**record, "checkpoint_sha256": "0" * 64, "name": "sft", "verified": verified}
+    (folder / "samosa.json").write_text(json.dumps(other))
+    page, _ = write_report(chain[1], f"--exports={tmp_path / 'exports'}")
+    assert "float32, by name" in page.text
+
+
+def test_a_parent_is_known_by_its_seal_and_not_by_its_path(chain: list[Path], tmp_path: Path):
+    """Moved away, with another run in its place, and then beside its child only."""
+    base, sft = chain
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    base.rename(moved / "base")
+    write_run(tmp_path / "runs" / "base", steps=5)
+    sft.rename(moved / "sft")
+    lineage = read_lineage(moved / "sft")
+    assert [run.folder for run in lineage.runs] == [moved / "base", moved / "sft"]
+    assert not lineage.missing
+
+
+def test_an_imported_model_comes_from_elsewhere(tmp_path: Path):
+    run = write_run(tmp_path / "runs" / "qwen", steps=0, checkpoints=(7,))
+    path = run / "checkpoints/00000007/run/metadata"
+    record = json.loads(path.read_text()) | {"data": {"imported": {"format": "hf", "path": "downloads/q"}}}
+    path.write_text(json.dumps(record))
+    lineage = read_lineage(run)
+    assert lineage.missing == "qwen was imported from downloads/q; what trained it is not known here"
+    assert lineage.last.tokens == 0
 
 
 def test_a_browser_loads_nothing_else_and_a_phone_needs_no_sideways_scrolling(

@@ -82,8 +82,11 @@ def _lines(model: ExportedModel, lineage: Sequence[Stage], format: str) -> Itera
 
 
 def _stage_lines(stage: Stage) -> Iterator[str]:
-    size = f"{stage.step:,} steps, {stage.tokens:,} tokens, {stage.hours:.2f} hours"
-    yield f"**{stage.stage}** ({stage.name}): {size}"
+    if stage.imported_from:
+        yield f"**imported** ({stage.name}): from {stage.imported_from}; what trained it is not known here"
+    else:
+        size = f"{stage.step:,} steps, {stage.tokens:,} tokens, {stage.hours:.2f} hours"
+        yield f"**{stage.stage}** ({stage.name}): {size}"
     yield ""
     if stage.hardware:
         yield f"- hardware: {stage.hardware}"

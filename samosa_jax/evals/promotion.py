@@ -9,7 +9,6 @@
 or `passed` in the first line. It speaks of one checkpoint, named by the SHA-256 of its seal, and of no other.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from samosa_jax.errors import UserError
 from samosa_jax.evals.gates import Verdict
-from samosa_jax.training.checkpoint import SEAL, read_record
+from samosa_jax.training.checkpoint import read_record, seal_digest
+from samosa_jax.training.parents import run_of
 
 FILE = "PROMOTION"
 PASSED, REFUSED = "passed", "refused"
@@ -31,11 +31,6 @@ class Promotion:
     gate: str
     step: int
     checkpoint: str
-
-
-def fingerprint_of(checkpoint: Path) -> str:
-    """The SHA-256 of a checkpoint's seal, which names every byte of it."""
-    return hashlib.sha256((checkpoint / SEAL).read_bytes()).hexdigest()
 
 
 def write_promotion(run: Path, verdict: Verdict, *, step: int, checkpoint: str) -> None:
@@ -84,9 +79,8 @@ def read_promotion(run: Path) -> Promotion | None:
 
 def check_promoted(checkpoint: Path) -> None:
     """Raises UserError for a checkpoint that its gate refused, or that still waits for a gate's verdict."""
-    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint
-    promotion = read_promotion(run)
-    own = promotion if promotion and promotion.checkpoint == fingerprint_of(checkpoint) else None
+    promotion = read_promotion(run_of(checkpoint))
+    own = promotion if promotion and promotion.checkpoint == seal_digest(checkpoint) else None
     if own is not None and own.passed:
         return
     if own is not None:
