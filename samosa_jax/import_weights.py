@@ -24,13 +24,14 @@ from samosa_jax.convert.import_check import compare_logits, draw_tokens
 from samosa_jax.convert.nanochat import find_checkpoint, open_nanochat
 from samosa_jax.convert.new_run import check_free, unfinished_folder, write_run
 from samosa_jax.convert.novamind import open_novamind
-from samosa_jax.convert.own_export import RECORD, open_export
+from samosa_jax.convert.own_export import open_export
 from samosa_jax.convert.tokenizer_import import import_tokenizer
 from samosa_jax.data.tokenizer import META_FILE, Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.sizes import parameter_counts
 from samosa_jax.trained import open_trained
 from samosa_jax.training.display import format_seconds
+from samosa_jax.training.run_folder import EXPORT_RECORD
 
 DESCRIPTION = "Import a model of Hugging Face, nanochat or NovaMind as a run."
 
@@ -88,7 +89,7 @@ def open_source(flags: ImportFlags) -> ForeignModel:
             raise UserError(f"--{name} is for nanochat's checkpoints; {path} is none (model_XXXXXX.pt)")
     if path.is_file():
         return open_novamind(path, pairs=flags.rope_pairs, context_len=flags.context_len)
-    if (path / RECORD).exists():
+    if (path / EXPORT_RECORD).exists():
         if flags.context_len is not None:
             raise UserError(f"--context-len is for models of others; {path} was exported from here")
         return open_export(path)

@@ -1,6 +1,7 @@
 """`samosa export`: what it writes, that it notices all that is not as it was trained, what it refuses."""
 
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -101,6 +102,32 @@ def test_what_is_no_export_is_never_replaced(tokenizer: Tokenizer, tmp_path: Pat
     with pytest.raises(UserError, match=r"runs/small exists and is no export"):
         command.main([str(run_folder), f"--out={run_folder}", "--overwrite"])
     assert (run_folder / "checkpoints").exists()
+
+
+def test_a_disk_that_fails_leaves_the_older_export(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Whether the new one could not be written, or not be given its name."""
+    run_folder = save_run(tmp_path / "runs", tokenizer)
+    out = tmp_path / "exports" / "small"
+    flags = [str(run_folder), f"--out={out}", "--overwrite", "--no-verify"]
+    command.main(flags)
+    (out / "stray").write_text("from the older one")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name.endswith(".unfinished"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(SystemExit) as ended:
+        run(command.main, flags)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {out} cannot be written (No space left on device); make room")
+    assert (out / "stray").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["small"]
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:

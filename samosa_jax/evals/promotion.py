@@ -18,8 +18,8 @@ from samosa_jax.errors import UserError
 from samosa_jax.evals.gates import Verdict
 from samosa_jax.training.checkpoint import read_record, seal_digest
 from samosa_jax.training.parents import run_of
+from samosa_jax.training.run_folder import RunFolder
 
-FILE = "PROMOTION"
 PASSED, REFUSED = "passed", "refused"
 OVERRULE = "--init_from_refused=true"
 
@@ -43,8 +43,8 @@ def write_promotion(run: Path, verdict: Verdict, *, step: int, checkpoint: str) 
         f"checkpoint: {checkpoint}",
         f"time: {datetime.now(UTC).isoformat(timespec='seconds')}",
     ]
-    path = run / FILE
-    temporary = run / f"{FILE}.tmp"
+    path = RunFolder(run).promotion
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         os.replace(temporary, path)
@@ -56,7 +56,7 @@ def write_promotion(run: Path, verdict: Verdict, *, step: int, checkpoint: str) 
 
 def read_promotion(run: Path) -> Promotion | None:
     """The last verdict; None if none was given. Raises UserError for a file that is none."""
-    path = run / FILE
+    path = RunFolder(run).promotion
     if not path.exists():
         return None
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

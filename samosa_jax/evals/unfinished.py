@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from samosa_jax.errors import UserError
-from samosa_jax.evals.results import ITEMS_FOLDER
+from samosa_jax.training.run_folder import RunFolder
+
+SUFFIX = ".unfinished"
 
 
 class Unfinished:
@@ -20,7 +22,7 @@ class Unfinished:
         """Raises UserError where the file cannot be written."""
         name = task.replace("/", "_")
         self.answers: dict[tuple[str, int], Mapping[str, Any]] = {}
-        self._path = run / ITEMS_FOLDER / f"{step:08d}" / f"{name}.unfinished"
+        self._path = RunFolder(run).evaluated_items / f"{step:08d}" / f"{name}{SUFFIX}"
         first = json.dumps(dict(settings), ensure_ascii=False, sort_keys=True)
         kept = [first]
         for line in _whole_lines(self._path, begin_with=first):

@@ -12,8 +12,7 @@ from samosa_jax.reporting.document import Block, Cell, Code, Folded, Missing, Pa
 from samosa_jax.reporting.figures_in_words import NONE, count, figure, large, share
 from samosa_jax.reporting.lineage import Lineage, start_of_paths
 from samosa_jax.reporting.run_history import RunHistory
-
-EXPORT_RECORD = "samosa.json"
+from samosa_jax.training.run_folder import EXPORT_RECORD
 
 
 def data_section(lineage: Lineage) -> Section:
