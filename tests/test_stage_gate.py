@@ -134,6 +134,19 @@ def test_a_gate_lets_the_model_pass_and_stops_it_once_damaged(place: Path) -> No
     assert (promotion.passed, promotion.checkpoint) == (True, seal_digest(good.folder))
     check_promoted(good.folder)
 
+    # Killed between the results of a suite, the next command makes those that are missing, and no others.
+    evals = RunFolder(run).evals
+    lines = evals.read_text().splitlines(keepends=True)
+    evals.write_text("".join(line for line in lines if '"probes/think_tool"' not in line))
+    assert hold_against_gate(run, config).passed
+    made = [one.task for one in read_results(run)]
+    assert (made.count("probes"), made.count("probes/think_tool"), made.count("probes/artefacts")) == (
+        2,
+        1,
+        1,
+    )
+    evals.write_text("".join(lines))
+
     # Noise on one matrix of one layer, as large as the weights themselves.
     leaves, structure = jax.tree.flatten(good.params)
     largest = max(range(len(leaves)), key=lambda at: leaves[at].size)
