@@ -46,7 +46,7 @@ class ImportFlags:
     context_len: int | None = None  # tokens of the longest dialogue, where fewer than the model's are wanted
     step: int | None = None  # of several nanochat checkpoints in a folder; None: the last
     rope_base: float | None = None  # nanochat: base of the angles, where the code was changed in that
-    rope_pairs: Literal["halves", "neighbours"] = "halves"  # NovaMind: channels that turn together
+    rope_pairs: Literal["halves", "neighbours"] | None = None  # NovaMind: channels that turn together; halves
     no_verify: bool = False  # do not compare logits with the original
 
 
@@ -82,13 +82,16 @@ def open_source(flags: ImportFlags) -> ForeignModel:
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder of Hugging Face or nanochat, or a .pt file")
     checkpoint = find_checkpoint(path, step=flags.step)
+    is_novamind = path.is_file() and checkpoint is None
+    if flags.rope_pairs is not None and not is_novamind:
+        raise UserError(f"--rope-pairs is for NovaMind's .pt files; {path} is none")
     if checkpoint is not None:
         return open_nanochat(checkpoint, rope_base=flags.rope_base, context_len=flags.context_len)
-    for name, value in (("step", flags.step), ("rope_base", flags.rope_base)):
+    for name, value in (("step", flags.step), ("rope-base", flags.rope_base)):
         if value is not None:
             raise UserError(f"--{name} is for nanochat's checkpoints; {path} is none (model_XXXXXX.pt)")
-    if path.is_file():
-        return open_novamind(path, pairs=flags.rope_pairs, context_len=flags.context_len)
+    if is_novamind:
+        return open_novamind(path, pairs=flags.rope_pairs or "halves", context_len=flags.context_len)
     if (path / EXPORT_RECORD).exists():
         if flags.context_len is not None:
             raise UserError(f"--context-len is for models of others; {path} was exported from here")
