@@ -8,16 +8,14 @@
 docs/importing.md says what can be imported.
 """
 
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import jax
+from typing import Literal
 
 from samosa_jax.command_line import parse_dataclass, run
 from samosa_jax.config import ModelConfig
+from samosa_jax.convert.cpu import cpu
 from samosa_jax.convert.foreign import ForeignModel, Logits, check_vocabulary
 from samosa_jax.convert.hf_source import CONFIG_FILE, open_hf
 from samosa_jax.convert.import_check import compare_logits, draw_tokens
@@ -145,22 +143,12 @@ def check(flags: ImportFlags, model: ForeignModel, folder: Path) -> None:
     if peer is None:
         print(f"NOT VERIFIED: {reason}", flush=True)
         return
-    trained = open_trained(folder, devices=cpu())  # accelerators would not keep all of it in float32
+    # Accelerators would not keep all of it in float32.
+    trained = open_trained(folder, devices=cpu(why="models are compared on the CPU"))
     special = trained.tokenizer.special_ids.values()
     tokens = draw_tokens(trained.network, num_known=model.config.vocab_size, special=special)
     agreement = compare_logits(trained.network, trained.params, peer, tokens, source=str(model.path))
     print(f"verified against the original in PyTorch: {agreement}", flush=True)
-
-
-def cpu() -> list[Any]:
-    """Where both are compared. Raises UserError if JAX was told not to use it."""
-    try:
-        return jax.devices("cpu")[:1]
-    except RuntimeError as error:
-        raise UserError(
-            f"models are compared on the CPU, which JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} "
-            "leaves out; add cpu to it, or import with --no-verify"
-        ) from error
 
 
 def open_peer(flags: ImportFlags, model: ForeignModel) -> tuple[Logits | None, str]:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from samosa_jax.config import to_dict
-from samosa_jax.config.architecture import NoTwin
 from samosa_jax.convert import nanochat_format
 from samosa_jax.convert.expected import ask, expected_answers, tensor_digests
 from samosa_jax.convert.exported import ExportedModel
@@ -145,7 +144,7 @@ def export(
             ) from error
     return Exported(
         folder=folder,
-        architecture=architecture_of(model, format),
+        architecture=model.known_as(format),
         num_bytes=num_bytes,
         verification=verification,
     )
@@ -192,13 +191,6 @@ def verify_folder(
         folder=folder,
         read_tensor=FORMATS[format].read_tensor,
     )
-
-
-def architecture_of(model: ExportedModel, format: Format) -> str:
-    """The model_type that others know it by."""
-    if format == "nanochat":
-        return format
-    return "samosa" if format == "torch" or isinstance(model.twin, NoTwin) else model.twin
 
 
 def check_destination(folder: Path, *, overwrite: bool) -> None:
@@ -256,7 +248,7 @@ def _write_record(
     record: dict[str, Any] = {
         "version": RECORD_VERSION,
         "format": format,
-        "architecture": architecture_of(model, format),
+        "architecture": model.known_as(format),
         "name": model.name,
         "checkpoint_sha256": lineage[0].checkpoint_sha256 if lineage else "",  # of its seal
         "dtype": model.dtype,

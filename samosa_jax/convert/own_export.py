@@ -1,6 +1,5 @@
 """Reads back what `samosa export` wrote, and holds every file and tensor to what its samosa.json says."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from samosa_jax.config import ModelConfig
 from samosa_jax.convert.foreign import ForeignModel
 from samosa_jax.convert.hf_source import open_hf
 from samosa_jax.convert.names import TWIN_LAYOUTS, samosa_layout
+from samosa_jax.convert.questions import tensor_digest
 from samosa_jax.convert.safetensors_files import SafetensorsFiles, open_tensors
 from samosa_jax.data.manifest import TOKENIZER_FOLDER, hash_file
 from samosa_jax.errors import ConfigError, UserError
@@ -31,7 +31,7 @@ class _CheckedTensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         numbers = self._tensors[name].astype(np.float32, copy=False)
-        found = hashlib.sha256(np.ascontiguousarray(numbers).data).hexdigest()
+        found = tensor_digest(numbers)
         expected = self._digests.get(name)
         if found != expected:
             raise UserError(
