@@ -1,6 +1,7 @@
 """Tasks for the lm-evaluation-harness, one of every kind, and a run of random numbers to try them on."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import training_runs
 import yaml
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
 
 from samosa_jax.config import Config
 from samosa_jax.data import tokenizer_training
@@ -93,3 +96,11 @@ def write_run(folder: Path) -> Path:
     tokenizer_training.write(tokenizer, folder / "small" / "tokenizer")
     training_runs.save_run(folder / "small", config, tokenizer, {**model.params, "head": jnp.asarray(head)})
     return folder / "small"
+
+
+def evaluate(model: Any, tasks: Path, *names: str, **settings: Any) -> Mapping[str, Any]:
+    evaluate_here: Any = simple_evaluate  # a decorator hides its parameters
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    found = evaluate_here(model=model, tasks=list(names), task_manager=manager, bootstrap_iters=0, **settings)
+    assert found is not None
+    return found

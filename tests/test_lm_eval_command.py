@@ -15,7 +15,7 @@ import jax
 import lm_eval.tasks
 import yaml
 from lm_eval.tasks import TaskManager
-from lm_eval_tasks import QUESTIONS, write_run, write_tasks
+from lm_eval_tasks import QUESTIONS, evaluate, write_run, write_tasks
 
 from samosa_jax import lm_eval_harness as command
 from samosa_jax.command_line import run

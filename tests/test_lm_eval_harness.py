@@ -15,10 +15,8 @@ import exported_models
 import jax
 import jax.numpy as jnp
 import numpy as np
-from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance, OutputType
-from lm_eval.tasks import TaskManager
-from lm_eval_tasks import CONTEXT_LEN, QUESTIONS, TEXTS, write_run, write_tasks
+from lm_eval_tasks import CONTEXT_LEN, QUESTIONS, TEXTS, evaluate, write_run, write_tasks
 from scripted_engine import ScriptedEngine
 
 from samosa_jax.convert.exporting import write_folder
@@ -64,14 +62,6 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
     )
     write_folder(exported, folder, format="hf", lineage=(), shard_bytes=10**9)
     return folder
-
-
-def evaluate(model: Any, tasks: Path, *names: str, **settings: Any) -> Mapping[str, Any]:
-    evaluate_here: Any = simple_evaluate  # a decorator hides its parameters
-    manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    found = evaluate_here(model=model, tasks=list(names), task_manager=manager, bootstrap_iters=0, **settings)
-    assert found is not None
-    return found
 
 
 def responses(found: Mapping[str, Any], task: str) -> list[list[Any]]:
