@@ -170,6 +170,9 @@ def test_an_imported_model_comes_from_elsewhere(tmp_path: Path):
     lineage = read_lineage(run)
     assert lineage.missing == "qwen was imported from downloads/q; what trained it is not known here"
     assert lineage.last.tokens == 0
+    page, _ = write_report(run)
+    assert "The stages that are known" in page.text
+    assert "from random parameters" not in page.text
 
 
 @pytest.fixture(scope="module")
