@@ -42,7 +42,7 @@ def find_file(file: QuestionFile, *, data_dir: Path | None, cache: Path = CACHE)
             if path.is_file():
                 return path
     raise UserError(
-        f"--data_dir: {data_dir} has no {file.local[0]}{ENDINGS[0]} (nor {', '.join(file.local[1:])}; .gz, "
+        f"--data_dir: {data_dir} has no {' or '.join(f'{name}{ENDINGS[0]}' for name in file.local)} (.gz, "
         ".json and .parquet are read too); put it there, or leave --data_dir out to fetch it from "
         f"{file.hub}"
     )
