@@ -33,7 +33,7 @@ def begin_from(config: Config, *, start: Start, machinery: Machinery, tokenizer:
     """
     if not config.init_from:
         return None
-    if start.record is not None and not machinery.needs_frozen and config.content != "preferences":
+    if start.record is not None and not machinery.needs_origin:
         return None  # a run that goes on has no more use for it
     origin = open_origin(config.init_from, tokenizer=tokenizer.fingerprint)
     if start.record is None and not config.init_from_refused:
@@ -45,6 +45,11 @@ def begin_from(config: Config, *, start: Start, machinery: Machinery, tokenizer:
         )
     check_params(origin.folder, abstract_params(machinery.network.info, mesh=machinery.mesh))
     return origin
+
+
+def read_origin(origin: Origin, machinery: Machinery) -> Params:
+    """The parameters that a run begins with, those of the whole network."""
+    return restore_params(origin.folder, abstract_params(machinery.network.info, mesh=machinery.mesh))
 
 
 def begun_with_fingerprint(start: Start, origin: Origin | None) -> object:
@@ -86,5 +91,5 @@ def make_state(machinery: Machinery, *, seed: int, folder: Path | None, origin: 
         return restore_state(folder, abstract_state(trained, optimizer, mesh=mesh))
     if origin is None or trained is not machinery.network:
         return create_state(trained, optimizer, mesh=mesh, seed=seed)
-    params = restore_params(origin.folder, abstract_params(machinery.network.info, mesh=mesh))
+    params = read_origin(origin, machinery)
     return state_from(params, machinery.network.info, optimizer, mesh=mesh)

@@ -43,6 +43,7 @@ CONFIG_SHORTHANDS = {
     "cost_per_hour": "log.cost_per_hour",
     "data": "data.sources",
 }
+WEIGHTED = {"data.sources": "path", "rl.tasks": "name"}  # lists of things with a weight, and what names one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +215,8 @@ def _read(
             reading.arguments.append(f"--config={text}")
         else:
             key, value = shorthands.get(name, name), text
-            if key == "data.sources":
-                value = sources_from_text(text)
+            if key in WEIGHTED:
+                value = weighted_from_text(text, flag=f"--{name}", names=WEIGHTED[key])
             if key not in keys:
                 raise ConfigError(_unknown(key, keys, extra=[*flags, *shorthands, "config", "help"]))
             if keys[key].is_text_list and not text.startswith("["):
@@ -275,20 +276,23 @@ def _options(
             yield (places[0] if keys[places[0]].is_list else places.pop(0)), word
 
 
-def sources_from_text(text: str) -> str:
-    """`a` or `a=0.83,b=0.17` as the YAML list that data.sources takes; a list already is left as it is."""
+def weighted_from_text(text: str, *, flag: str, names: str) -> str:
+    """`a` or `a=0.83,b=0.17` as the YAML list of entries with a weight; a list already is left as it is.
+
+    names: the key of what names an entry. Raises ConfigError for a weight that is no number.
+    """
     if text.lstrip().startswith("["):
         return text
     entries: list[dict[str, object]] = []
     for part in text.split(","):
-        path, equals, weight = part.strip().rpartition("=")
-        entry: dict[str, object] = {"path": path if equals else weight}
+        name, equals, weight = part.strip().rpartition("=")
+        entry: dict[str, object] = {names: name if equals else weight}
         if equals:
             try:
                 entry["weight"] = float(weight)
             except ValueError as error:
                 raise ConfigError(
-                    f"--data gives {path} the weight {weight!r}; expected a number, as in --data={path}=0.5"
+                    f"{flag} gives {name} the weight {weight!r}; expected a number, as in {flag}={name}=0.5"
                 ) from error
         entries.append(entry)
     return json.dumps(entries)

@@ -241,6 +241,10 @@ def _inspect(argv: list[str]) -> None:
         "context_len": config.model.context_len,
         "seed": config.seed,
     }
+    if config.content == "prompts":
+        raise UserError(
+            "stage=grpo trains on no prepared data; its run writes some of its answers to samples.jsonl"
+        )
     if config.content == "text":
         pipeline = TrainPipeline(
             config.data.sources, document_masking=config.data.document_masking, **reading

@@ -66,6 +66,8 @@ def make_evaluations(
 
     `begun_with` are the parameters that a run of DPO began with, its reference.
     """
+    if config.content == "prompts":
+        return []
     held_out = {
         source.path: open_items(source.path, config.content, split="val") for source in config.data.sources
     }

@@ -31,7 +31,9 @@ from samosa_jax.model.gpt import Network
 from samosa_jax.model.lora import Adapters, make_lora_loss, merge_lora
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import make_mesh
+from samosa_jax.rl.policy_loss import PolicyBatch, make_policy_loss
 from samosa_jax.sizes import flops_per_token
+from samosa_jax.trained import tokenizer_of
 from samosa_jax.training.background_push import BackgroundPush
 from samosa_jax.training.chat_loss import make_chat_loss
 from samosa_jax.training.display import Display
@@ -40,6 +42,7 @@ from samosa_jax.training.losses import LossFn, make_pretrain_loss
 from samosa_jax.training.metrics import JsonLines, TensorBoardWriter, WandbWriter, Writer
 from samosa_jax.training.optim import make_optimizer
 from samosa_jax.training.preference import make_dpo_loss
+from samosa_jax.training.resume import find_origin
 from samosa_jax.training.run_folder import RunFolder
 from samosa_jax.training.schedules import make_schedule
 from samosa_jax.training.state import Trainable, state_shardings
@@ -58,10 +61,11 @@ class Machinery:
     trained: Trainable  # the network, or adapters of it
     lora_scale: float | None  # None: the network itself is trained
     needs_frozen: bool  # whether the step takes the parameters that the run began with
+    needs_origin: bool  # whether anything does
     optimizer: optax.GradientTransformation
     loss_fn: LossFn  # as the step takes it
     train_step: TrainStep
-    num_microbatches: int
+    rows_at_once: int  # of a microbatch, over all devices
 
     @property
     def row_devices(self) -> int:
@@ -69,7 +73,8 @@ class Machinery:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def put(self, batch: Any) -> Any:
-        return put_batch(batch, num_microbatches=self.num_microbatches, mesh=self.mesh)
+        rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
+        return put_batch(batch, num_microbatches=rows // self.rows_at_once, mesh=self.mesh)
 
     def whole(self, params: Params, frozen: Params | None) -> Params:
         """The network's parameters, of what is trained and what it began with."""
@@ -107,17 +112,22 @@ def build(config: Config) -> Machinery:
         learning_rate=lambda step: rate * factor(step),
         shardings=state_shardings(trained.info, optimizer, mesh=mesh),
     )
-    rows_at_once = config.train.device_batch_size * mesh.shape["data"] * mesh.shape["fsdp"]
+    references = {
+        "dpo": config.dpo.reference,
+        "grpo": config.rl.reference if config.rl.kl_coef else None,
+    }
+    reference = references.get(config.stage)
     return Machinery(
         mesh=mesh,
         network=network,
         trained=trained,
         lora_scale=lora_scale,
-        needs_frozen=lora_scale is not None or (config.stage == "dpo" and config.dpo.reference == "frozen"),
+        needs_frozen=lora_scale is not None or reference == "frozen",
+        needs_origin=lora_scale is not None or reference is not None,
         optimizer=optimizer,
         loss_fn=loss_fn,
         train_step=train_step,
-        num_microbatches=config.batch_rows // rows_at_once,
+        rows_at_once=config.train.device_batch_size * mesh.shape["data"] * mesh.shape["fsdp"],
     )
 
 
@@ -133,12 +143,27 @@ def make_loss(config: Config, network: Network) -> LossFn:
             chunk_tokens=config.loss.chunk_tokens,
             reference=config.dpo.reference,
         )
+    if config.content == "prompts":
+        return make_policy_loss(
+            network,
+            clip_low=config.rl.clip_low,
+            clip_high=config.rl.clip_high,
+            kl_coef=config.rl.kl_coef,
+            reference=config.rl.reference,
+            chunk_tokens=config.loss.chunk_tokens,
+        )
     make = make_pretrain_loss if config.content == "text" else make_chat_loss
     return make(network, z_loss=config.loss.z_loss, chunk_tokens=config.loss.chunk_tokens)
 
 
 def open_tokenizer(config: Config) -> Tokenizer:
-    """The one named, or the copy beside the data. Raises UserError if it is not the data's or the model's."""
+    """The one named, or the copy beside the data. Raises UserError if it is not the data's or the model's.
+
+    Of a stage that has no data: the one that the model it begins with was trained with.
+    """
+    if config.content == "prompts":
+        named = Path(config.tokenizer) if config.tokenizer else None
+        return tokenizer_of(find_origin(config.init_from), named=named)
     shards = open_items(config.data.sources[0].path, config.content)
     folder = Path(config.tokenizer) if config.tokenizer else shards.tokenizer_dir
     tokenizer = Tokenizer.load(folder)
@@ -177,6 +202,8 @@ def open_pipeline(config: Config, *, state: Mapping[str, Any] | None) -> Pipelin
             wait_for_shards=config.data.wait_for_shards,
             **reading,
         )
+    if config.content == "prompts":
+        raise ValueError("prompts are not prepared; `reinforcement.open_prompts` opens them")
     return open_epoch_pipeline(
         config.data.sources,
         content=config.content,
@@ -235,6 +262,9 @@ def synthetic_batch(config: Config) -> Any:
     batch = make_batch(tokens[:, :-1], tokens[:, 1:], np.zeros((rows, length), bool), document_masking=True)
     if config.content == "text":
         return batch
+    if config.content == "prompts":
+        some = np.zeros((rows, length), np.float32)
+        return PolicyBatch(batch=batch, advantages=some, sampler=some, old=some, reference=some)
     if config.content == "conversations":
         return ChatBatch(batch, np.full((rows, length), Role.ASSISTANT, np.uint8))
     half = np.arange(length) >= length // 2

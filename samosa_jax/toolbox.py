@@ -17,21 +17,22 @@ NONE = "none"
 KEY_VARIABLE = "TAVILY_API_KEY"
 
 
-def open_tools(names: Sequence[str], *, search_in: str = "") -> Registry:
+def open_tools(names: Sequence[str], *, search_in: str = "", flag: str = "--tools") -> Registry:
     """The tools of these names; one text may hold several, with commas between. "none" stands for no tools.
 
     Args:
         search_in: the documents of web_search, as `LocalIndex.open` reads them; empty: a search service,
             with the key in $TAVILY_API_KEY.
+        flag: what names the tools, for errors.
 
     Raises:
         UserError: there is no such tool, or nothing to search in.
     """
     asked = list(dict.fromkeys(part for name in names for part in name.replace(",", " ").split()))
-    return Registry([_open(name, search_in=search_in) for name in asked if asked != [NONE]])
+    return Registry([_open(name, search_in=search_in, flag=flag) for name in asked if asked != [NONE]])
 
 
-def _open(name: str, *, search_in: str) -> Tool:
+def _open(name: str, *, search_in: str, flag: str) -> Tool:
     if name == CALCULATOR:
         return CalculatorTool()
     if name == WEB_SEARCH:
@@ -40,7 +41,7 @@ def _open(name: str, *, search_in: str) -> Tool:
         return PythonTool()
     close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(NAMES)}, or {NONE}"
-    raise UserError(f"--tools has {name!r}, which is no tool; {hint}")
+    raise UserError(f"{flag} has {name!r}, which is no tool; {hint}")
 
 
 def _open_search(search_in: str) -> SearchBackend:

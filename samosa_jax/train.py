@@ -13,7 +13,6 @@ under way, save and exit with 143 and 130; a second Ctrl-C stops at once. Compil
 `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/samosa_jax/xla`.
 """
 
-import dataclasses
 import os
 import signal
 import sys
@@ -23,27 +22,37 @@ from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
 import jax
-from samosa_kernels import Device, resolve_implementation, training_problem
 
 from samosa_jax import command_line
-from samosa_jax.beginning import begin_from, begun_with_fingerprint, find_reference, make_state
+from samosa_jax.announcing import announce, describe
+from samosa_jax.beginning import begin_from, begun_with_fingerprint, find_reference, make_state, read_origin
 from samosa_jax.compilation_cache import use_compilation_cache
-from samosa_jax.config import Config, ModelConfig, to_dict
+from samosa_jax.config import Config, to_dict
 from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
 from samosa_jax.data.tokenizer import Tokenizer
-from samosa_jax.errors import ConfigError, UserError
+from samosa_jax.errors import UserError
 from samosa_jax.evals.plot import plot_loss
 from samosa_jax.evaluate import REFUSED_EXIT
 from samosa_jax.explain import explanation
+from samosa_jax.feeding import Feed, PreparedFeed
+from samosa_jax.model.params import Params
 from samosa_jax.parallel.sharding import param_shardings
-from samosa_jax.sizes import flops_per_token, parameter_counts
+from samosa_jax.reinforcement import (
+    look_first,
+    make_policy,
+    open_prompts,
+    open_rollouts,
+    preflight_record,
+)
+from samosa_jax.rl.policy_stage import Policy
+from samosa_jax.rl.prompts import PromptSource
+from samosa_jax.sizes import flops_per_token
 from samosa_jax.stage_evaluation import make_evaluations, make_samplers
 from samosa_jax.stage_gate import check_gate, hold_against_gate
 from samosa_jax.stages import (
     Machinery,
     Pipeline,
     build,
-    describe_data,
     fingerprints,
     make_push,
     make_speed,
@@ -58,13 +67,11 @@ from samosa_jax.training.checkpoint import (
     Checkpointer,
     CheckpointRecord,
     quiet_orbax,
-    restore_params,
     step_folder,
 )
 from samosa_jax.training.display import Display, format_seconds, make_display
 from samosa_jax.training.environment import (
     bytes_per_device,
-    describe_devices,
     environment_record,
     peak_bytes,
     versions,
@@ -73,7 +80,6 @@ from samosa_jax.training.interrupts import exit_code
 from samosa_jax.training.metrics import JsonLines
 from samosa_jax.training.resume import Origin, Start, check_resumable, find_start, inherited_values
 from samosa_jax.training.run_folder import RunFolder, write_json, write_yaml
-from samosa_jax.training.state import abstract_params
 from samosa_jax.training.step_report import StepReporter
 from samosa_jax.training.summary import summarize
 
@@ -110,7 +116,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
 
     Returns the signal that stopped it, if any. `argv` is recorded in environment.json.
     """
-    if not config.data.sources:
+    if not config.data.sources and config.content != "prompts":
         raise UserError(
             "data.sources is empty; name a folder written by `prepare`, as in --data=data/wikinews"
         )
@@ -128,9 +134,26 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
             tokenizer=tokenizer.fingerprint,
             where=f"checkpoint {start.folder}",
         )
-    pipeline = open_pipeline(config, state=start.record.data if start.record else None)
+    data: Pipeline | PromptSource
+    if config.content == "prompts":
+        data = open_prompts(config)
+    else:
+        data = open_pipeline(config, state=start.record.data if start.record else None)
     machinery = build(config)
     origin = begin_from(config, start=start, machinery=machinery, tokenizer=tokenizer)
+    begun_with = read_origin(origin, machinery) if origin is not None and machinery.needs_origin else None
+    policy = preflight = None
+    if not isinstance(data, Pipeline):
+        policy = make_policy(
+            config,
+            machinery,
+            tokenizer,
+            frozen=begun_with if machinery.needs_frozen else None,
+            begun_with=begun_with,
+        )
+        if origin is not None and start.record is None and config.rl.preflight_prompts:
+            # No name for what is read here: it would stay in memory.
+            preflight = look_first(config, policy, data, begun_with or read_origin(origin, machinery))
     # From here on the folder of the run is written to.
     with run_folder.locked():
         run_folder.cut_back(start.step)
@@ -140,12 +163,15 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
             machinery.mesh,
             argv=["-m", "samosa_jax.train", *argv],
             tokenizer_fingerprint=tokenizer.fingerprint,
-            sources=fingerprints(pipeline),
+            sources=fingerprints(data) if isinstance(data, Pipeline) else data.state(),
         )
         run_folder.note_start(environment, step=start.step)
         display = make_display(config.log.display, every_steps=config.log.every_steps, title=config.name)
         try:
-            announce(config, machinery=machinery, pipeline=pipeline, run_folder=run_folder, display=display)
+            announce(config, machinery=machinery, data=data, run_folder=run_folder, display=display)
+            if preflight is not None:
+                write_json(run_folder.preflight, preflight_record(preflight, config))
+                display.say(preflight.summary())
             for notice in start.notices:
                 display.say(notice)
             if start.record is not None:
@@ -159,8 +185,10 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
                     config,
                     start=start,
                     origin=origin,
+                    begun_with=begun_with,
                     machinery=machinery,
-                    pipeline=pipeline,
+                    data=data,
+                    policy=policy,
                     tokenizer=tokenizer,
                     run_folder=run_folder,
                     display=display,
@@ -177,86 +205,34 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
             display.close()
 
 
-def announce(
-    config: Config, *, machinery: Machinery, pipeline: Pipeline, run_folder: RunFolder, display: Display
-) -> None:
-    """The first lines of a run: what trains on what, where."""
-    for line in describe(config, machinery):
-        display.say(line)
-    for line in describe_data(config, pipeline):
-        display.say(line)
-    display.say(f"stored in: {run_folder.path}")
-
-
-def describe(config: Config, machinery: Machinery) -> list[str]:
-    mesh, train = machinery.mesh, config.train
-    counts = dataclasses.asdict(parameter_counts(config.model))
-    groups = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    per_device = train.batch_tokens // (mesh.shape["data"] * mesh.shape["fsdp"])
-    lines = [
-        f"device: {describe_devices(mesh)}",
-        f"batch: {train.batch_tokens:,} tokens per step, {per_device:,} per device in "
-        f"{machinery.num_microbatches} x {train.device_batch_size} rows of {config.model.context_len}",
-        f"parameters: {sum(counts.values()):,} ({groups})",
-    ]
-    chosen = []
-    platform = mesh.devices.flat[0].platform
-    device = Device(platform=platform, kind=mesh.devices.flat[0].device_kind)
-    if train.compute_dtype == "auto":
-        chosen.append(f"compute_dtype {machinery.network.compute_dtype}")
-    attention = resolve_attention(config.model, device=device, dtype=str(machinery.network.compute_dtype))
-    if config.model.attention == "auto":
-        chosen.append(f"attention {attention}")
-    if chosen:
-        lines.append(f"auto chose: {', '.join(chosen)} (on {platform})")
-    return lines
-
-
-def resolve_attention(model: ModelConfig, *, device: Device, dtype: str) -> str:
-    """What will compute attention; ConfigError, before anything is built, if the one that is named cannot."""
-    problem = training_problem(
-        device,
-        dtype=dtype,
-        head_dim=model.head_dim,
-        group=model.num_heads // model.num_kv_heads,
-        window=None,
-    )
-    try:
-        return resolve_implementation(model.attention, problem)
-    except ValueError as error:
-        raise ConfigError(f"model.attention: {error}; model.attention=auto chooses one that can") from error
-
-
 def run_stage(
     config: Config,
     *,
     start: Start,
     origin: Origin | None,
+    begun_with: Params | None,
     machinery: Machinery,
-    pipeline: Pipeline,
+    data: Pipeline | PromptSource,
+    policy: Policy | None,
     tokenizer: Tokenizer,
     run_folder: RunFolder,
     display: Display,
 ) -> signal.Signals | None:
-    """Hands everything to the loop, then sums up."""
+    """Hands everything to the loop, then sums up. `policy` answers prompts, where these are the data."""
     begun = time.perf_counter()
     num_steps = config.train.num_steps
     seconds_before = start.record.seconds_trained if start.record else 0.0
     state = make_state(machinery, seed=config.seed, folder=start.folder, origin=origin)
-    begun_with = None
-    if origin is not None and (machinery.needs_frozen or config.content == "preferences"):
-        like = abstract_params(machinery.network.info, mesh=machinery.mesh)
-        begun_with = restore_params(origin.folder, like)
     frozen = begun_with if machinery.needs_frozen else None
-    if isinstance(pipeline, PreferencePipeline) and config.dpo.reference == "precomputed":
+    if isinstance(data, PreferencePipeline) and config.dpo.reference == "precomputed":
         assert begun_with is not None  # Config asks for init_from
         assert origin is not None
-        pipeline.reference = find_reference(
+        data.reference = find_reference(
             config,
             run_folder=run_folder,
             origin=origin,
             machinery=machinery,
-            pipeline=pipeline,
+            pipeline=data,
             params=begun_with,
             display=display,
         )
@@ -278,12 +254,29 @@ def run_stage(
         dump_folder=run_folder.bad_steps,
     )
 
+    feed: Feed
+    if isinstance(data, Pipeline):
+        feed = PreparedFeed(data, first_step=start.step)
+    else:
+        assert policy is not None
+        feed = open_rollouts(
+            config,
+            machinery,
+            policy,
+            data,
+            run_folder,
+            first_step=start.step,
+            state=start.record.data if start.record else None,
+            samples=samples,
+            display=display,
+        )
+
     def make_record(step: int) -> CheckpointRecord:
         return CheckpointRecord(
             step=step,
             config=to_dict(config),
             tokenizer=tokenizer.fingerprint,
-            data={**pipeline.data_state(step), "begun_with": begun_with_fingerprint(start, origin)},
+            data={**feed.data_state(step), "begun_with": begun_with_fingerprint(start, origin)},
             mesh=dict(machinery.mesh.shape),
             versions=versions(),
             seconds_trained=seconds_before + time.perf_counter() - begun,
@@ -292,14 +285,15 @@ def run_stage(
     with ExitStack() as open_files:
         for writer in (*writers, evals, samples):
             open_files.callback(writer.close)
-        batches = open_files.enter_context(closing(pipeline.batches(start.step)))
+        open_files.enter_context(closing(feed))
         result = loop.run(
             state,
             stage=loop.Stage(
-                next_batch=lambda state: next(batches),
+                next_batch=feed.next_batch,
                 put_batch=machinery.put,
                 train_step=machinery.train_step,
                 frozen=frozen,
+                on_policy=policy is not None,
                 look_first=origin is not None,
                 evaluations=make_evaluations(
                     config,

@@ -138,6 +138,15 @@ def open_trained(
     return trained
 
 
+def tokenizer_of(folder: Path, *, named: Path | None) -> Tokenizer:
+    """The one that a checkpoint was trained with: the one named, or the copy that its run or its data have.
+
+    Raises UserError where it is none of these.
+    """
+    record = read_record(folder)
+    return _open_tokenizer(record, _config_of(record, folder), folder, named=named)
+
+
 def make_engines(
     trained: Trained, *, max_batch: int, context_len: int | None = None, replicas: int = 1, tensor: int = 1
 ) -> "list[Engine]":

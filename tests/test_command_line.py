@@ -15,7 +15,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from samosa_jax.command_line import load_config, parse_config, parse_dataclass, run, sources_from_text
+from samosa_jax.command_line import load_config, parse_config, parse_dataclass, run, weighted_from_text
 from samosa_jax.config import Config, SourceConfig, to_dict
 from samosa_jax.errors import ConfigError, UserError
 from samosa_jax.keys import keys_of, near_miss, type_in_words
@@ -91,7 +91,7 @@ def test_sources_in_a_file(tmp_path: Path) -> None:
     assert load_config(file).data.sources == wanted
     replaced = parse_config([f"--config={file}", "--data=c"]).config.data.sources
     assert replaced == (SourceConfig(path="c"),)
-    assert sources_from_text("[{path: x}]") == "[{path: x}]"
+    assert weighted_from_text("[{path: x}]", flag="--data", names="path") == "[{path: x}]"
 
 
 @pytest.mark.parametrize(

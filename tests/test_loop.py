@@ -27,7 +27,7 @@ from samosa_jax.training.metrics import JsonLines, read_json_lines
 from samosa_jax.training.optim import make_optimizer
 from samosa_jax.training.state import TrainState, create_state, state_shardings
 from samosa_jax.training.step import make_train_step, put_batch
-from samosa_jax.training.step_report import Speed, StepReporter
+from samosa_jax.training.step_report import Speed, StepInput, StepReporter
 
 VOCAB_SIZE, ROWS, CONTEXT_LEN = 64, 4, 16
 NETWORK = Network.build(
@@ -114,10 +114,10 @@ class Run:
         events = self.recorder.events
         drawn = first_step
 
-        def next_batch(state: TrainState) -> Batch:
+        def next_batch(state: TrainState) -> StepInput:
             nonlocal drawn
             drawn += 1
-            return self.make_tokens(drawn)
+            return StepInput(batch=self.make_tokens(drawn))
 
         def step(state: TrainState, batch: Any, frozen: Any):
             events.append(("dispatch", drawn))

@@ -14,6 +14,7 @@ from samosa_jax.config.checks import require, require_at_least
 from samosa_jax.config.data import DataConfig, SourceConfig
 from samosa_jax.config.model import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelConfig
 from samosa_jax.config.optimization import GroupConfig, LossConfig, OptimizerConfig, ScheduleConfig
+from samosa_jax.config.rl import RewardConfig, RlConfig, TaskConfig
 from samosa_jax.config.running import (
     CheckpointConfig,
     EvalConfig,
@@ -39,10 +40,13 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "RewardConfig",
+    "RlConfig",
     "SampleConfig",
     "ScheduleConfig",
     "SourceConfig",
     "TagWeights",
+    "TaskConfig",
     "TrainConfig",
     "require",
     "require_at_least",
@@ -57,7 +61,7 @@ class Config:
     name: str = "base"
     out_dir: str = "runs"
     seed: int = 0
-    stage: Literal["pretrain", "midtrain", "sft", "cot_sft", "dpo"] = "pretrain"
+    stage: Literal["pretrain", "midtrain", "sft", "cot_sft", "dpo", "grpo"] = "pretrain"
     init_from: str = ""  # a run or a checkpoint whose parameters this run begins with; empty: random ones
     init_from_refused: bool = False  # even if that run's gate has refused it, or has not judged it
     tokenizer: str = ""  # a folder written by `train_tokenizer`; empty: the one the data was prepared with
@@ -68,6 +72,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
+    rl: RlConfig = field(default_factory=RlConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -91,7 +96,13 @@ class Config:
             self.train.horizon != "epochs" or self.content != "text",
             "train.horizon is epochs, which text has none of; set it to tokens, ratio or steps",
         )
-        for key, needs in (("stage=dpo", self.stage == "dpo"), ("lora.rank above 0", self.lora.rank > 0)):
+        if self.stage == "grpo":
+            self._check_rl()
+        begins_trained = self.stage in ("dpo", "grpo")
+        for key, needs in (
+            (f"stage={self.stage}", begins_trained),
+            ("lora.rank above 0", self.lora.rank > 0),
+        ):
             require(
                 not needs or bool(self.init_from),
                 f"{key} starts from a trained model; name its run or checkpoint, as in --init_from=runs/base",
@@ -109,12 +120,39 @@ class Config:
             f"{self.train.num_steps} steps (train.num_steps); lower one of them",
         )
 
+    def _check_rl(self) -> None:
+        require(
+            bool(self.rl.tasks),
+            "rl.tasks is empty; name where the prompts of stage=grpo come from, as in --rl.tasks=arithmetic",
+        )
+        require(
+            not self.data.sources,
+            f"data.sources names {', '.join(source.path for source in self.data.sources)}, but stage=grpo "
+            "trains on its own answers to the prompts of rl.tasks; leave it out",
+        )
+        require(
+            self.train.horizon == "steps",
+            f"train.horizon is {self.train.horizon}, but stage=grpo writes its own tokens, and nobody "
+            "knows how many before; set it to steps",
+        )
+        require(
+            self.rl.max_tokens < self.model.context_len,
+            f"rl.max_tokens is {self.rl.max_tokens}, which leaves no room for a prompt in "
+            f"model.context_len ({self.model.context_len}); lower it",
+        )
+
     @property
-    def content(self) -> Literal["text", "conversations", "preferences"]:
-        """What the stage trains on: the kind of folder that data.sources must name."""
-        if self.stage == "pretrain":
-            return "text"
-        return "preferences" if self.stage == "dpo" else "conversations"
+    def content(self) -> Literal["text", "conversations", "preferences", "prompts"]:
+        """What the stage trains on: the kind of folder that data.sources must name, or prompts of tasks."""
+        match self.stage:
+            case "pretrain":
+                return "text"
+            case "dpo":
+                return "preferences"
+            case "grpo":
+                return "prompts"
+            case _:
+                return "conversations"
 
     @property
     def batch_rows(self) -> int:

@@ -60,8 +60,8 @@ class ChatConfig:
         )
 
     def curriculum_for(self, stage: str) -> tuple[TagWeights, ...]:
-        """The weights of a stage, in the order of `at`. Of "dpo", which has none, those of answers."""
-        own = "sft" if stage == "dpo" else stage
+        """The weights of a stage, in the order of `at`; of "dpo" and "grpo", which have none, of "sft"."""
+        own = "sft" if stage in ("dpo", "grpo") else stage
         return self.curriculum or PRESETS[own if self.weights == "auto" else self.weights]
 
 

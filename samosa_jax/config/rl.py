@@ -45,6 +45,21 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """One task whose prompts are answered; `samosa_jax.rl.prompts` says which there are."""
+
+    name: str
+    weight: float = 1.0  # share of prompts among the tasks
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "rl.tasks has an entry without a name; name a task, as in arithmetic")
+        require(
+            0 < self.weight < math.inf,
+            f"rl.tasks weight of {self.name} is {self.weight}; it must be positive and finite",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RlConfig:
     """Group-relative policy optimisation.
 
@@ -55,8 +70,21 @@ class RlConfig:
     - RLOO (arXiv:2402.14740): advantage leave_one_out, normalization constant, no clip.
     """
 
+    tasks: tuple[TaskConfig, ...] = ()  # where prompts come from
+    data_dir: str = ""  # files of tasks that have some, such as gsm8k/train.jsonl; empty: the hub's
+    prompts: int = 16  # of every rollout
     samples: int = 16  # R, answers to every prompt
+    minibatches: int = 1  # optimizer steps that share the prompts of a rollout among them
+    epochs: int = 1  # times that a rollout is trained on; it lasts for epochs x minibatches steps
     max_tokens: int = 256  # of an answer
+    temperature: float = 1.0  # answers are drawn at; log-probabilities are always those at 1
+    thinks: bool = False  # answers are made to begin with a thought
+    tools: tuple[str, ...] = ("calculator",)  # that run in answers: calculator, web_search, python; none
+    search_in: str = ""  # documents that web_search finds; it needs some
+    max_batch: int = 64  # answers written at the same time
+    show_every_steps: int = 10  # between two tables of answers; 0: none
+    preflight_prompts: int = 32  # answered before the first step, to see whether there is a signal; 0: none
+    ignore_preflight: bool = False  # begin even where there is none
     reward: RewardConfig = field(default_factory=RewardConfig)
     advantage: Literal["centred", "std", "leave_one_out"] = "centred"
     # What weighs the same: every answer, every token of a group, every token of the step, or every token
@@ -77,7 +105,25 @@ class RlConfig:
             self.samples >= 2,
             f"rl.samples is {self.samples}; answers are compared with each other, which takes at least 2",
         )
-        require_at_least(1, self, "rl", "max_tokens")
+        require_at_least(1, self, "rl", "max_tokens prompts minibatches epochs max_batch")
+        require_at_least(0, self, "rl", "show_every_steps preflight_prompts")
+        names = [task.name for task in self.tasks]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        require(twice is None, f"rl.tasks names {twice} more than once; give it one entry and one weight")
+        require(
+            self.prompts % self.minibatches == 0,
+            f"rl.prompts is {self.prompts}, not a multiple of rl.minibatches ({self.minibatches}); each "
+            "minibatch takes the answers of as many prompts",
+        )
+        require(
+            0 < self.temperature < math.inf,
+            f"rl.temperature is {self.temperature}; it must be positive: answers have to differ",
+        )
+        require(
+            bool(self.search_in) == ("web_search" in self.tools),
+            f"rl.search_in is {self.search_in!r} and rl.tools is {', '.join(self.tools)}; web_search and the "
+            "documents it finds are given together: a search service would answer differently every time",
+        )
         require(
             self.truncated != "soft_penalty" or 0 < self.soft_penalty_tokens <= self.max_tokens,
             f"rl.soft_penalty_tokens is {self.soft_penalty_tokens}; it must be at least 1 and at most "
@@ -98,3 +144,7 @@ class RlConfig:
             0 <= self.kl_coef < math.inf,
             f"rl.kl_coef is {self.kl_coef}; it must be finite and not negative",
         )
+
+    @property
+    def steps_per_rollout(self) -> int:
+        return self.epochs * self.minibatches

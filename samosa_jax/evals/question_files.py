@@ -26,25 +26,26 @@ class QuestionFile:
     local: tuple[str, ...]
 
 
-def find_file(file: QuestionFile, *, data_dir: Path | None, cache: Path = CACHE) -> Path:
+def find_file(
+    file: QuestionFile, *, data_dir: Path | None, cache: Path = CACHE, flag: str = "--data_dir"
+) -> Path:
     """The file under `data_dir`; without a folder, the hub's, which is fetched once and checked every time.
 
-    Raises UserError if there is none.
+    `flag` names the folder's setting in errors. Raises UserError if there is none.
     """
     if data_dir is None:
         found = list_files(file.hub, is_readable=lambda path: file_format(path) is not None)
         return download(found[0], cache.expanduser())
     if not data_dir.is_dir():
-        raise UserError(f"--data_dir: {data_dir} is no folder; name the one that holds the tasks' files")
+        raise UserError(f"{flag}: {data_dir} is no folder; name the one that holds the tasks' files")
     for name in file.local:
         for ending in ENDINGS:
             path = data_dir / f"{name}{ending}"
             if path.is_file():
                 return path
     raise UserError(
-        f"--data_dir: {data_dir} has no {' or '.join(f'{name}{ENDINGS[0]}' for name in file.local)} (.gz, "
-        ".json and .parquet are read too); put it there, or leave --data_dir out to fetch it from "
-        f"{file.hub}"
+        f"{flag}: {data_dir} has no {' or '.join(f'{name}{ENDINGS[0]}' for name in file.local)} (.gz, "
+        f".json and .parquet are read too); put it there, or leave {flag} out to fetch it from {file.hub}"
     )
 
 

@@ -8,7 +8,6 @@ the other answers go on.
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,15 +18,13 @@ import numpy as np
 from samosa_jax.data.chat.conversation import Conversation, Message
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.rollout.engine_contract import Engine
-from samosa_jax.rollout.events import Ended, EndReason, Event, ToolCalled, ToolReturned, Usage
+from samosa_jax.rollout.events import Ended, EndReason, Event, ToolCalled, ToolReturned
 from samosa_jax.rollout.history import ExactHistory
+from samosa_jax.rollout.open_answer import OpenAnswer
 from samosa_jax.rollout.request import Generation, Prompt, Sampling
-from samosa_jax.rollout.tools.registry import Registry, ToolContext, ToolResult
-from samosa_jax.rollout.turn import CALL_END, END_MARKS, RESULT_END, RESULT_START, Call, Turn
-
-MAX_CALLS = 16  # of tools in one turn
-CUT = "\n[cut]"  # stands where a result was too long for the context
-MIN_RESULT_TOKENS = 16  # less room, and the turn ends
+from samosa_jax.rollout.tool_calls import MAX_CALLS, refusal, result_tokens, run_call
+from samosa_jax.rollout.tools.registry import Registry, ToolResult
+from samosa_jax.rollout.turn import CALL_END, END_MARKS, Call, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -72,14 +69,10 @@ class Request:
         return tuple(str(function["name"]) for function in functions if "name" in function)
 
 
-@dataclass(eq=False)
-class _Choice:
+@dataclass(eq=False, kw_only=True)
+class _Choice(OpenAnswer):
     request: Request
     index: int
-    generation: Generation
-    turn: Turn
-    num_read: int = 0  # of the generation's tokens
-    num_calls: int = 0
     call_id: str = ""  # of the call that waits for its result
     is_counted: bool = False  # its prompt
     is_over: bool = False
@@ -241,7 +234,7 @@ class EngineThread:
             ]
         for index, generation in enumerate(generations):
             turn = Turn(self._tokenizer, choice=index, stop=request.stop, reads_marks=is_chat)
-            choices.append(_Choice(request, index, generation, turn))
+            choices.append(_Choice(request=request, index=index, generation=generation, turn=turn))
         for choice in choices:
             if problem:
                 self._end(choice, "error", error=problem)
@@ -261,18 +254,9 @@ class EngineThread:
     def _read(self, choice: _Choice) -> None:
         """What is new of a generation."""
         generation, turn = choice.generation, choice.turn
-        first = choice.num_read
-        while choice.num_read < len(generation.tokens) and not turn.is_over:
-            at = choice.num_read
-            choice.num_read += 1
-            turn.read(
-                generation.tokens[at],
-                sampled=generation.sampled[at],
-                logprob=generation.logprobs[at],
-                top=generation.top_logprobs[at],
-            )
+        num_sampled = choice.read()
         with self._changed:
-            self._counts.generated_tokens += sum(generation.sampled[first : choice.num_read])
+            self._counts.generated_tokens += num_sampled
             if not choice.is_counted:
                 choice.is_counted = True
                 self._counts.prompt_tokens += len(generation.prompt)
@@ -300,56 +284,35 @@ class EngineThread:
         )
         if is_theirs:
             self._end(choice, "tool_calls")
-        elif choice.num_calls > MAX_CALLS + 1:
+            return
+        if choice.num_calls > MAX_CALLS + 1:
             self._end(choice, "length")
-        elif choice.num_calls > MAX_CALLS:
-            self._return(choice, _error(f"{MAX_CALLS} calls of tools are the most in one turn; answer now"))
-        elif call.problem:
-            self._return(choice, _error(call.problem))
-        elif runs:
-            conversation = request.conversation
-            messages = (*(conversation.messages if conversation else ()), *choice.turn.messages)
-            self._tool_pool.submit(self._run_tool, choice, call, messages)
-        else:
-            ours = self._registry.names if request.tools_run else ()
-            names = ", ".join(dict.fromkeys((*ours, *known))) or "none"
-            name = call.name if len(call.name) <= 40 else f"{call.name[:40]}..."
-            self._return(choice, _error(f"there is no tool {name!r}; known tools: {names}"))
+            return
+        ours = self._registry.names if request.tools_run else ()
+        refused = refusal(
+            call, num_calls=choice.num_calls, runs=runs, known=tuple(dict.fromkeys((*ours, *known)))
+        )
+        if refused is not None:
+            self._return(choice, refused)
+            return
+        conversation = request.conversation
+        messages = (*(conversation.messages if conversation else ()), *choice.turn.messages)
+        self._tool_pool.submit(self._run_tool, choice, call, messages)
 
     def _run_tool(self, choice: _Choice, call: Call, messages: tuple[Message, ...]) -> None:
         """In a thread of the pool."""
-        context = ToolContext(messages, time.monotonic() + self._tool_seconds)
-        try:
-            result = self._registry.call(call.name, call.arguments, context)
-        except Exception as error:
-            _log.exception("the tool %s failed", call.name)
-            result = _error(f"{call.name} failed ({type(error).__name__})")
+        result = run_call(self._registry, call, messages, seconds=self._tool_seconds)
         self._inbox.put(lambda: self._guarded(choice, lambda choice: self._return(choice, result)))
 
     def _return(self, choice: _Choice, result: ToolResult) -> None:
         """Forces a result into the answer, and lets it go on."""
-        generation = choice.generation
-        room = self.context_len - len(generation.prompt) - len(generation.tokens)
-        forced = self._forced_result(result.text, max_tokens=room // 2)  # the other half is for the answer
+        forced = result_tokens(result.text, self._tokenizer, room=choice.room(self.context_len))
         if forced is None:
             self._end(choice, "length")
             return
         told = replace(result, text=self._tokenizer.decode(forced))
         choice.request.on_event(ToolReturned(choice.index, choice.call_id, told))
-        self._engine.resume(generation, forced)
-
-    def _forced_result(self, text: str, *, max_tokens: int) -> list[int] | None:
-        """<|output_start|>, the text or as much of it as may be, <|output_end|>; None without any room."""
-        max_tokens -= 2
-        if max_tokens < MIN_RESULT_TOKENS:
-            return None
-        tokens = self._tokenizer.encode(text)
-        if len(tokens) > max_tokens:
-            room = max_tokens - len(self._tokenizer.encode(CUT))
-            whole = self._tokenizer.decode_bytes(tokens[: max(0, room)]).decode("utf-8", "ignore")
-            tokens = self._tokenizer.encode(whole + CUT)[:max_tokens]
-        special = self._tokenizer.special_ids
-        return [special[RESULT_START], *tokens, special[RESULT_END]]
+        self._engine.resume(choice.generation, forced)
 
     def _give_text(self, choice: _Choice) -> None:
         for delta in choice.turn.take_deltas():
@@ -370,13 +333,7 @@ class EngineThread:
         messages = turn.finish(awaits_result=reason == "tool_calls")
         if request.conversation is not None:
             self._history.remember(request.conversation, messages, turn.exact)
-        num_sampled = sum(generation.sampled[: choice.num_read])
-        usage = Usage(
-            prompt_tokens=len(generation.prompt) + choice.num_read - num_sampled,
-            cached_tokens=generation.cached_tokens,
-            completion_tokens=num_sampled,
-        )
-        ended = Ended(choice.index, reason, messages, usage, generation, error)
+        ended = Ended(choice.index, reason, messages, choice.usage(), generation, error)
         for event in (*turn.take_deltas(), ended):
             try:
                 request.on_event(event)
@@ -386,10 +343,6 @@ class EngineThread:
             self._counts.ended += 1
             self._load -= 1
             self._changed.notify_all()
-
-
-def _error(text: str) -> ToolResult:
-    return ToolResult(f"error: {text}", is_error=True, seconds=0.0)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -27,11 +27,11 @@ from samosa_jax.rollout.events import Ended, Event
 from samosa_jax.rollout.history import ExactHistory
 from samosa_jax.rollout.request import Prompt, Sampling
 from samosa_jax.rollout.text_stream import TextStream
+from samosa_jax.rollout.tool_calls import TOOL_SECONDS
 from samosa_jax.rollout.tools.registry import Registry
 from samosa_jax.rollout.turn import CALL_END, END_MARKS
 
 MAX_TOOLS_AT_ONCE = 16
-TOOL_SECONDS = 10.0
 MIN_SHARED_TOKENS = 32  # for fewer, an engine that has read them is not worth waiting for
 KNOWN_PROMPTS = 4  # for every answer that an engine decodes at once, prompts that it may still hold
 

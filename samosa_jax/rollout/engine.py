@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from samosa_jax.model.cache import cache_bytes
+from samosa_jax.model.decoding import Weights
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import MESH_AXES
@@ -31,7 +32,8 @@ class Engine:
     """One model on one mesh. Not safe for threads: one of them owns it.
 
     Args:
-        params: parameters as training has them; they are copied into the form that decoding reads.
+        params: parameters as training has them; they are copied into the form that decoding reads. None: it
+            gets them by `update`.
         max_batch: answers written at the same time.
         context_len: tokens of prompt and answer together; None: the model's.
         block_tokens: tokens written between two looks at what was written.
@@ -45,7 +47,7 @@ class Engine:
     def __init__(
         self,
         network: Network,
-        params: Params,
+        params: Params | None,
         *,
         mesh: jax.sharding.Mesh,
         max_batch: int = 16,
@@ -78,7 +80,7 @@ class Engine:
             rows_multiple=mesh.shape[MESH_AXES[0]] * mesh.shape[MESH_AXES[1]],
         )
         self._programs = Programs(network, mesh)
-        self._weights = self._programs.lay_out(params)
+        self._laid_out = None if params is None else self._programs.lay_out(params)
         self._store = PrefixStore(network.config, max_bytes=prefix_bytes)
         self._reader = PromptReader(self._programs, self._buckets, self._store, max_tokens=prefill_tokens)
         self._batch = Batch(
@@ -177,10 +179,22 @@ class Engine:
 
     def update(self, params: Params) -> None:
         """Goes on with other parameters. Raises ValueError while there are answers in the making."""
+        self.release()
+        self._laid_out = self._programs.lay_out(params)
+
+    def release(self) -> None:
+        """Gives back the memory of parameters and caches, until `update`. Raises ValueError as that does."""
         if self._reader or len(self._batch):
             raise ValueError("answers are being written with the parameters there are")
-        self._weights = self._programs.lay_out(params)
+        self._laid_out = None
         self._store.clear()
+        self._batch.shrink()
+
+    @property
+    def _weights(self) -> Weights:
+        if self._laid_out is None:
+            raise ValueError("the engine has no parameters; give it some with update")
+        return self._laid_out
 
     def step(self) -> list[Generation]:
         """Reads prompts, writes one block of every answer that runs; returns the answers with news."""

@@ -1,15 +1,21 @@
 """What a run shows while it trains: a live panel on a terminal, plain lines anywhere else."""
 
+import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 40
 REFRESH_SECONDS = 0.2
+TABLE_WIDTH = 120  # columns, where no terminal says how many it has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,9 @@ class Display(Protocol):
     def validation(self, step: int, name: str, value: float) -> None: ...
 
     def sample(self, step: int, prompt: str, text: str) -> None: ...
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table that stays, such as of answers. Numbers and words are cells of text."""
 
     def say(self, message: str) -> None:
         """A message that stays: a warning, a saved checkpoint."""
@@ -82,6 +91,12 @@ class PlainDisplay:
     def sample(self, step: int, prompt: str, text: str) -> None:
         self.say(f"step {step:05d}  sample: {prompt}|{text}")
 
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        from rich.console import Console
+
+        width = shutil.get_terminal_size((TABLE_WIDTH, 0)).columns
+        Console(file=self._stream, width=width).print(_table(title, columns, rows))
+
     def say(self, message: str) -> None:
         print(message, file=self._stream, flush=True)
 
@@ -118,6 +133,9 @@ class LiveDisplay:
     def sample(self, step: int, prompt: str, text: str) -> None:
         self._sample = f"[step {step}] {prompt}|{text}"
         self._draw()
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self._live.console.print(_table(title, columns, rows))
 
     def say(self, message: str) -> None:
         self._live.console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -165,6 +183,18 @@ class LiveDisplay:
             rows.append(Text(self._sample, style="dim", overflow="ellipsis"))
         self._live.update(Panel(Group(*rows), title=self._title, title_align="left"), refresh=True)
         self._drawn_at = time.monotonic()
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", show_lines=True)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # as it is: brackets in a text are no markup
+    return table
 
 
 def sparkline(values: "deque[float] | list[float]", *, width: int) -> str:

@@ -22,7 +22,7 @@ from samosa_jax.training.interrupts import StopRequest
 from samosa_jax.training.metrics import METRICS, JsonLines, Writer
 from samosa_jax.training.state import TrainState
 from samosa_jax.training.step import TrainStep
-from samosa_jax.training.step_report import DispatchedStep, StepReporter
+from samosa_jax.training.step_report import DispatchedStep, StepInput, StepReporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,13 @@ class Sampler:
 class Stage:
     """A kind of training, as data."""
 
-    next_batch: Callable[[TrainState], Any]  # numpy arrays in NamedTuples; most stages ignore the state
+    next_batch: Callable[[TrainState], StepInput]  # most stages ignore the state
     put_batch: Callable[[Any], Any]  # onto the devices, as train_step takes it
     train_step: TrainStep  # donates the state
     frozen: Any = None  # further parameters, an argument of the step
     evaluations: Sequence[Evaluation] = ()
     samplers: Sequence[Sampler] = ()
+    on_policy: bool = False  # next_batch reads the state: it waits for the step before anyway
     look_first: bool = False  # evaluate and sample before the first step too: what the run begins with
 
 
@@ -141,19 +142,22 @@ def run(
             if step or stage.look_first:
                 look()
             while step < num_steps and stop.signal is None and reporter.bad_in_a_row < max_bad_steps:
+                if stage.on_policy:
+                    settle()
                 started = time.perf_counter()
-                batch = stage.next_batch(state)
+                given = stage.next_batch(state)
                 fetched = time.perf_counter()
-                reporter.note_data_wait(fetched - started)
+                if given.making_seconds is None:
+                    reporter.note_data_wait(fetched - started)
                 with jax.transfer_guard("disallow"):
-                    state, metrics = stage.train_step(state, stage.put_batch(batch), stage.frozen)
+                    state, metrics = stage.train_step(state, stage.put_batch(given.batch), stage.frozen)
                     dispatched = time.perf_counter()
                     step += 1
                     previous, pending = (
                         pending,
                         DispatchedStep(
                             step=step,
-                            batch=batch,
+                            input=given,
                             metrics=metrics,
                             compiled=dispatched - fetched if step == first_step + 1 else None,
                             was_saving=saving.checkpointer.is_writing,

@@ -25,16 +25,39 @@ PREFERENCE_METRICS = {  # as TRL names and defines them
     "logps/chosen": "mean log-probability of the chosen answers",
     "logps/rejected": "mean log-probability of the rejected answers",
 }
+REWARD_PARTS = (
+    *("task", "exact_answer", "code", "format", "tool_choice", "answer_contains", "citation", "length"),
+)
+POLICY_METRICS = {  # of GRPO; those of a rollout stand with the first step that trains on it
+    "rl/entropy": "-log-probability of what was sampled, nats per token: an estimate of the entropy",
+    "rl/ratio": "mean ratio of the policy to the one that sampled, 1 in the first minibatch of a rollout",
+    "rl/clip_low": "share of tokens that the lower bound of the ratio leaves without a gradient",
+    "rl/clip_high": "share of tokens that the upper bound leaves without one",
+    "rl/approx_kl": "estimated divergence of the policy from the one that sampled, nats per token",
+    "rl/logprob_gap": "mean |log-probability - the sampler's|: rounding alone in a rollout's first minibatch",
+    "rl/kl": "estimated divergence from the model that the run began with, where rl.kl_coef is above 0",
+    "rl/zero_variance_frac": "share of prompts whose answers all earned the same, which teach nothing",
+    "reward/mean": "of all answers, the parts by their weights",
+    "reward/std": "standard deviation of the rewards of a prompt's answers, mean over prompts",
+    **{f"reward/{name}": f"mean of the part {name}, before its weight" for name in REWARD_PARTS},
+    "completions/mean_length": "tokens of an answer that the model chose",
+    "completions/clipped_frac": "share of answers cut at rl.max_tokens or at the end of the context",
+    "completions/ended_frac": "share of answers that end with <|assistant_end|>",
+    "perf/rollout_ms": "of the step, time of writing answers",
+    "perf/reward_ms": "of the step, time of judging them",
+    "perf/train_ms": "of the step, all the rest",
+    "perf/rollout_tokens_per_sec": "tokens that the model chose over the time of writing answers",
+}
 METRICS: dict[str, str] = {
-    "train/loss": "mean negative log-likelihood of the supervised tokens of the step, nats per token",
+    "train/loss": "mean negative log-likelihood of the supervised tokens, nats per token; of GRPO: its loss",
     "train/z_loss": "mean of the z-loss term, where loss.z_loss is above 0",
     "train/lr": "factor of the learning-rate schedule times the rate of the hidden matrices",
     "train/grad_norm": "global gradient norm before clipping",
-    "train/tokens": "tokens in the rows of all steps so far",
-    "train/supervised_tokens": "weight of the predictions of this step; of DPO: its pairs",
+    "train/tokens": "tokens in the rows of all steps so far; of GRPO: without padding",
+    "train/supervised_tokens": "weight of the predictions of this step; of DPO: its pairs; of GRPO: sampled",
     "train/skipped": "1 where a non-finite loss or gradient made the step leave the parameters alone",
     "perf/tokens_per_sec": "tokens of the step over its time; compilation, evaluation and saving excluded",
-    "perf/mfu": "model FLOPs per second over the peak of the devices, 0..1; absent where the peak is unknown",
+    "perf/mfu": "training FLOPs per second over the peak of the devices, 0..1; absent where that is unknown",
     "perf/step_ms": "time from the end of the step before to the end of this one",
     "perf/data_wait_ms": "share of it in which the loop waited for the next batch",
     "perf/peak_bytes": "most memory in use so far: of one device, or of the process on CPU",
@@ -43,6 +66,7 @@ METRICS: dict[str, str] = {
     **{f"train/loss_part_{tag}": f"what the tokens tagged {tag} add to train/loss" for tag in TAGS},
     **{f"val/loss_{tag}": f"nats per token tagged {tag} in held-out conversations" for tag in TAGS},
     **PREFERENCE_METRICS,
+    **POLICY_METRICS,
     **{f"val/{name}": f"on held-out pairs: {what}" for name, what in PREFERENCE_METRICS.items()},
 }
 

@@ -1,7 +1,8 @@
 """What may change between a checkpoint and the command that goes on from it, and what may not.
 
 **May not** (another model, or another order of data): `seed`, `stage`, `model.*` except how it is computed,
-`lora.*`, `data.document_masking`, `chat.too_long`, `train.batch_tokens`, `optimizer.GROUP.kind`, the
+`lora.*`, `data.document_masking`, `chat.too_long`, `train.batch_tokens`, `optimizer.GROUP.kind`, what
+rollouts are made of and cut into (`rl.tasks`, `rl.prompts`, `rl.samples`, `rl.minibatches`, `rl.epochs`), the
 tokenizer, the model that the run began with, and the text and weights of `data.sources` (paths may).
 
 **May**: everything else. What changes the numbers from here on, such as `train.num_steps`, learning rates,
@@ -28,7 +29,10 @@ from samosa_jax.training.checkpoint import (
 )
 from samosa_jax.training.run_folder import RunFolder
 
-FIXED = ("seed", "stage", "model.", "data.document_masking", "train.batch_tokens", "chat.too_long", "lora.")
+FIXED = (
+    *("seed", "stage", "model.", "data.document_masking", "train.batch_tokens", "chat.too_long", "lora."),
+    *("rl.tasks", "rl.prompts", "rl.samples", "rl.minibatches", "rl.epochs"),
+)
 FREE = (
     "name",
     "out_dir",
@@ -47,6 +51,10 @@ FREE = (
     "train.horizon_value",
     "train.max_bad_steps",
     "train.push_",
+    "rl.data_dir",  # compared by content, by the source of prompts
+    "rl.show_every_steps",
+    "rl.preflight_prompts",
+    "rl.ignore_preflight",
     "eval.",
     "sample.",
     "checkpoint.",

@@ -1,7 +1,8 @@
 """Where a run lives on disk, and whether a command may begin, go on, or must refuse there.
 
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  evals.jsonl  evals/STEP/  samples.jsonl  PROMOTION
-            checkpoints/STEP/  bad_steps/STEP.npz  tensorboard/  loss.png  summary.json
+            checkpoints/STEP/  bad_steps/STEP.npz  rollouts/STEP.npz  preflight.json  tensorboard/  loss.png
+            summary.json
 """
 
 import fcntl
@@ -81,6 +82,15 @@ class RunFolder:
         return self.path / "reference.npz"
 
     @property
+    def rollouts(self) -> Path:
+        """Those that checkpoints between their minibatches go on with."""
+        return self.path / "rollouts"
+
+    @property
+    def preflight(self) -> Path:
+        return self.path / "preflight.json"
+
+    @property
     def plot(self) -> Path:
         return self.path / "loss.png"
 
@@ -154,6 +164,9 @@ class RunFolder:
         # The result of a task is of the checkpoint itself, and is not measured again.
         keep_json_lines(self.evals, lambda record: step_of(record) < step + ("task" in record))
         keep_json_lines(self.samples, lambda record: step_of(record) < step)
+        for rollout in self.rollouts.glob("*.npz"):
+            if not rollout.stem.isdigit() or int(rollout.stem) >= step:
+                rollout.unlink()
 
 
 def write_yaml(path: Path, values: Mapping[str, object]) -> None:

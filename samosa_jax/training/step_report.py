@@ -3,9 +3,9 @@
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,31 @@ MAX_DUMPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepInput:
+    """What a step trains on, and what the host knows of it.
+
+    Attributes:
+        batch: numpy arrays in a NamedTuple, or in further ones.
+        metrics: of the step, as `metrics.METRICS` names them, beside those that the device measures.
+        num_tokens: that it trains on; None: as many as every step.
+        total_tokens: with those of all steps before; None: as many for each of them.
+        making_seconds: spent on making it of the parameters before it, which is part of the step; None: it
+            was read, and the loop had to wait for it.
+    """
+
+    batch: Any
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    num_tokens: int | None = None
+    total_tokens: int | None = None
+    making_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DispatchedStep:
     """A step that the devices work on, its numbers not yet read."""
 
     step: int  # counts from 1
-    batch: Any  # a NamedTuple of arrays, or of further ones
+    input: StepInput
     metrics: StepMetrics  # device scalars
     compiled: float | None  # seconds of the dispatch if it may have compiled: the first of the process
     was_saving: bool  # a checkpoint was being written meanwhile
@@ -64,7 +84,8 @@ class StepReporter:
         self._writers = writers
         self._display = display
         self._dump_folder = dump_folder
-        self._recent: deque[float] = deque(maxlen=SPIKE_WINDOW)
+        self._recent: deque[float] = deque(maxlen=SPIKE_WINDOW)  # seconds of steps
+        self._recent_tokens: deque[int] = deque(maxlen=SPIKE_WINDOW)
         self._mark = time.perf_counter()
         self._data_wait = 0.0
 
@@ -85,10 +106,14 @@ class StepReporter:
         seconds, self._mark = now - self._mark, now
         data_wait, self._data_wait = self._data_wait, 0.0
         timed = done.compiled is None
+        given = done.input
+        num_tokens = self._speed.tokens_per_step if given.num_tokens is None else given.num_tokens
         if timed:
-            self._name_spike(done, seconds, data_wait=data_wait)
+            if given.making_seconds is None:
+                self._name_spike(done, seconds, data_wait=data_wait)
             self._recent.append(seconds)
-        tokens_per_sec = self._speed.tokens_per_step / seconds if timed else None
+            self._recent_tokens.append(num_tokens)
+        tokens_per_sec = num_tokens / seconds if timed else None
         mfu = self._mfu(tokens_per_sec)
         loss, lr, peak = float(metrics.loss), float(metrics.lr), peak_bytes()
         values = {
@@ -96,13 +121,18 @@ class StepReporter:
             **{_full_name(name): float(value) for name, value in metrics.extra.items()},
             "train/lr": lr,
             "train/grad_norm": float(metrics.grad_norm),
-            "train/tokens": done.step * self._speed.tokens_per_step,
+            "train/tokens": (
+                done.step * self._speed.tokens_per_step if given.total_tokens is None else given.total_tokens
+            ),
             "train/supervised_tokens": float(metrics.tokens),
             "train/skipped": int(metrics.skipped),
             "perf/step_ms": seconds * 1e3,
             "perf/data_wait_ms": data_wait * 1e3,
             "perf/peak_bytes": peak,
+            **given.metrics,
         }
+        if given.making_seconds is not None:
+            values["perf/train_ms"] = (seconds - given.making_seconds) * 1e3
         if tokens_per_sec is not None:
             values["perf/tokens_per_sec"] = tokens_per_sec
         if mfu is not None:
@@ -129,7 +159,7 @@ class StepReporter:
 
     def _rate(self) -> float | None:
         """Tokens per second over the recent steps: one step's time hangs on when it was read."""
-        return self._speed.tokens_per_step / statistics.fmean(self._recent) if self._recent else None
+        return sum(self._recent_tokens) / sum(self._recent) if self._recent else None
 
     def _mfu(self, tokens_per_sec: float | None) -> float | None:
         if tokens_per_sec is None or self._speed.peak_flops is None:
@@ -163,7 +193,9 @@ class StepReporter:
             path = self._dump_folder / f"{done.step:08d}.npz"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                arrays: dict[str, Any] = {".".join(place): array for place, array in _arrays(done.batch)}
+                arrays: dict[str, Any] = {
+                    ".".join(place): array for place, array in _arrays(done.input.batch)
+                }
                 np.savez_compressed(path, step=done.step, loss=loss, grad_norm=grad_norm, **arrays)
                 kept = f"; its batch is kept in {path}"
             except OSError as error:
