@@ -16,11 +16,13 @@ from samosa_jax.evals.asking import seed_of
 from samosa_jax.evals.generation_tasks import check_sandbox
 from samosa_jax.model.params import Params
 from samosa_jax.rl.completion_table import COLUMNS, shown_answers, table_rows
+from samosa_jax.rl.graded_prompts import open_source
+from samosa_jax.rl.held_out import make_held_out_evaluation, open_held_out
 from samosa_jax.rl.judging import Judged, judge
 from samosa_jax.rl.policy_loss import make_token_log_probs
 from samosa_jax.rl.policy_stage import LogProbs, Policy, PolicyBatches
 from samosa_jax.rl.preflight import OVERRULE, Preflight
-from samosa_jax.rl.prompts import PromptSource, open_mixture
+from samosa_jax.rl.prompts import PromptSource
 from samosa_jax.rl.rollout_store import RolloutStore
 from samosa_jax.rl.rollouts import Sampler
 from samosa_jax.rollout.engine import Engine
@@ -43,7 +45,7 @@ def open_prompts(config: Config) -> PromptSource:
     if config.rl.reward.code:
         check_sandbox(insist=False)
     data_dir = Path(config.rl.data_dir) if config.rl.data_dir else None
-    return open_mixture(config.rl.tasks, seed=config.seed, data_dir=data_dir)
+    return open_source(config.rl.tasks, config.rl.curriculum, seed=config.seed, data_dir=data_dir)
 
 
 def make_policy(
@@ -59,8 +61,16 @@ def make_policy(
     Args:
         frozen: what adapters are merged into.
         begun_with: the parameters that the run began with, where rl.kl_coef needs them.
+
+    Raises UserError where tools or held-out prompts are missing.
     """
     rl = config.rl
+    held_out = open_held_out(
+        rl.tasks,
+        prompts=rl.held_out.prompts,
+        data_dir=Path(rl.data_dir) if rl.data_dir else None,
+        flag="rl.data_dir",
+    )
     engine = Engine(
         machinery.network,
         None,
@@ -68,22 +78,39 @@ def make_policy(
         max_batch=min(rl.max_batch, rl.prompts * rl.samples),
         prefix_bytes=0,  # no prompt comes twice with the same parameters
     )
-    sampler = Sampler(
-        engine,
-        tokenizer,
-        open_tools(rl.tools, search_in=rl.search_in, flag="rl.tools"),
-        samples=rl.samples,
-        max_tokens=rl.max_tokens,
-        temperature=rl.temperature,
-        thinks=rl.thinks,
-    )
+    registry = open_tools(rl.tools, search_in=rl.search_in, flag="rl.tools")
+
+    def make_sampler(*, samples: int, temperature: float) -> Sampler:
+        return Sampler(
+            engine,
+            tokenizer,
+            registry,
+            samples=samples,
+            max_tokens=rl.max_tokens,
+            temperature=temperature,
+            thinks=rl.thinks,
+        )
+
+    def whole(params: Params) -> Params:
+        return machinery.whole(params, frozen)
+
     measures_once = rl.kl_coef > 0 and rl.reference == "precomputed"
     return Policy(
         engine=engine,
-        sampler=sampler,
-        whole=lambda params: machinery.whole(params, frozen),
+        sampler=make_sampler(samples=rl.samples, temperature=rl.temperature),
+        whole=whole,
         log_probs=make_log_probs(machinery, chunk_tokens=config.loss.chunk_tokens),
         reference=begun_with if measures_once else None,
+        held_out=make_held_out_evaluation(
+            held_out,
+            make_sampler(samples=rl.held_out.samples, temperature=rl.held_out.temperature),
+            engine,
+            reward=rl.reward,
+            ks=rl.held_out.ks,
+            whole=whole,
+        )
+        if held_out
+        else None,
     )
 
 

@@ -20,6 +20,7 @@ from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.evals.bits_per_byte import make_bits_per_byte
 from samosa_jax.evals.held_out import make_chat_evaluation, make_preference_evaluation
 from samosa_jax.model.params import Params
+from samosa_jax.rl.policy_stage import Policy
 from samosa_jax.rollout.sample import make_sampler
 from samosa_jax.stages import Machinery, make_loss
 from samosa_jax.training import loop
@@ -60,14 +61,18 @@ def make_evaluations(
     machinery: Machinery,
     frozen: Params | None,
     begun_with: Params | None,
+    policy: Policy | None,
     display: Display,
 ) -> list[loop.Evaluation]:
     """What the stage measures on what every source holds out.
 
-    `begun_with` are the parameters that a run of DPO began with, its reference.
+    `begun_with` are the parameters that a run of DPO began with, its reference; `policy` answers prompts,
+    where these are the data.
     """
     if config.content == "prompts":
-        return []
+        if policy is None or policy.held_out is None:
+            return []
+        return [loop.Evaluation(every_steps=config.eval.every_steps, evaluate=policy.held_out)]
     held_out = {
         source.path: open_items(source.path, config.content, split="val") for source in config.data.sources
     }

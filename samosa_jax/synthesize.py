@@ -44,7 +44,7 @@ class SynthFlags:
     seed: int = 0  # other seeds give other conversations
     split: Literal["train", "heldout"] = "train"  # heldout has other wordings, names and numbers
     persona: str | None = None  # YAML file of who the assistant is; without it, samosaChaat
-    difficulty: int | None = None  # 1 to 5, for arithmetic, word_problems and joint_think_tool; else mixed
+    levels: tuple[int, ...] = ()  # of a graded task, as in --levels=[1,2]; all of them if not given
     include_tools: bool = False  # put the schemas of the tools into every conversation
     overwrite: bool = False  # replace the file if it exists
     teacher_url: str | None = None  # http://HOST:PORT/v1 of a model that rewrites thoughts and answers
@@ -76,7 +76,7 @@ def synthesize(flags: SynthFlags) -> None:
         rows = _pair_rows(synthesis, flags, variety)
         others = (pair.prompt for pair in synthesis.pairs(other_split, flags.seed, _compared(flags)))
     else:
-        task = make_task(flags.name, persona=persona, difficulty=flags.difficulty)
+        task = make_task(flags.name, persona=persona, levels=flags.levels)
         rows = _example_rows(task, flags, variety, rejected, kept=out.with_name(f"{out.name}.partial.jsonl"))
         others = (example.prompt for example in task.examples(other_split, flags.seed, _compared(flags)))
     _write(out, rows)
@@ -96,12 +96,8 @@ def _check(flags: SynthFlags, out: Path) -> None:
         raise UserError(
             "--teacher-model is given without --teacher-url; name the endpoint, http://HOST:PORT/v1"
         )
-    if flags.name == PREFERENCE and (
-        flags.teacher_url or flags.difficulty is not None or flags.include_tools
-    ):
-        raise UserError(
-            "preference pairs take no --teacher-url, --difficulty or --include-tools; leave them out"
-        )
+    if flags.name == PREFERENCE and (flags.teacher_url or flags.levels or flags.include_tools):
+        raise UserError("preference pairs take no --teacher-url, --levels or --include-tools; leave them out")
     if out.exists() and not flags.overwrite:
         raise UserError(f"{out} exists; choose another --out, or pass --overwrite to replace it")
     if out.suffix != ".jsonl":

@@ -301,6 +301,7 @@ def run_stage(
                     machinery=machinery,
                     frozen=frozen,
                     begun_with=begun_with,
+                    policy=policy,
                     display=display,
                 ),
                 samplers=make_samplers(config, tokenizer=tokenizer, machinery=machinery, frozen=frozen),

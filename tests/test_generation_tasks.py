@@ -32,7 +32,7 @@ from samosa_jax.rollout.assistant import Assistant
 from samosa_jax.rollout.tools.registry import CalculatorTool, Registry
 from samosa_jax.rollout.tools.sandbox import protections
 from samosa_jax.tasks import gsm8k, humaneval, svamp
-from samosa_jax.tasks.task import Example
+from samosa_jax.tasks.task import Example, tools_called
 from samosa_jax.trained import make_engines, open_trained
 
 
@@ -86,6 +86,34 @@ def test_gsm8k_items_are_the_rows_of_the_file(test_data: Path) -> None:
     assert [item.name for item in open_items(task, data_dir=test_data, limit=3)] == ["1", "2", "3"]
     assert items[0].example.answer == "18"
     assert all(task.score(item.example, item.example.answer_text) == 1.0 for item in items)
+
+
+def test_gsm8k_has_other_questions_to_learn_from(test_data: Path) -> None:
+    task = find_generation_task("gsm8k")
+    train = open_items(task, data_dir=test_data, split="train")
+    assert len(train) == 7473
+    asked = [item.example.prompt.messages[-1].text for item in train]
+    held_out = {item.example.prompt.messages[-1].text for item in open_items(task, data_dir=test_data)}
+    assert not held_out & set(asked)
+    assert sum(tools_called(item.example.solution) == [] for item in train) < 0.02 * len(train)
+    assert all(task.score(item.example, item.example.answer_text) == 1.0 for item in train[::50])
+    with pytest.raises(UserError, match="humaneval has no questions to learn from"):
+        open_items(find_generation_task("humaneval"), data_dir=test_data, split="train")
+    with pytest.raises(UserError, match="gsm8k has no levels"):
+        open_items(task, data_dir=test_data, levels=(1,))
+
+
+def test_made_questions_come_by_split_and_level() -> None:
+    task = find_generation_task("sums")
+    train = open_items(task, data_dir=None, split="train", levels=(2, 4), limit=200)
+    held_out = open_items(task, data_dir=None, levels=(2, 4), limit=200)
+    assert {item.example.checks["level"] for item in train} == {2, 4}
+    expressions = [
+        {call.arguments["expression"] for item in items if (call := item.example.solution[0].tool_call)}
+        for items in (train, held_out)
+    ]
+    assert all(len(found) > 190 for found in expressions)
+    assert not expressions[0] & expressions[1]
 
 
 def test_svamp_rows_of_both_kinds(test_data: Path) -> None:
@@ -162,7 +190,8 @@ def test_made_tasks_are_held_out_and_score_their_own_solutions(name: str) -> Non
     ]
     for item in items:
         assert task.score(item.example, item.example.answer_text, item.example.solution) == 1.0
-        assert task.score(item.example, "I do not know.", (Message(role="assistant", text=""),)) == 0.0
+        if name != "tool_choice":  # which an answer without a tool may get right
+            assert task.score(item.example, "I do not know.", (Message(role="assistant", text=""),)) == 0.0
     assert len(open_items(task, data_dir=None)) == MADE_ITEMS
 
 

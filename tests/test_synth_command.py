@@ -54,8 +54,8 @@ def test_flags_change_what_is_written(tmp_path: Path):
     main(["identity", "--count=50", f"--persona={persona}", f"--out={out}"])
     assert "Pico" in out.read_text()
     assert "samosaChaat" not in out.read_text()
-    main(["arithmetic", "--count=20", "--difficulty=2", "--include-tools", f"--out={out}", "--overwrite"])
-    assert all(row["checks"]["difficulty"] == 2 for row in rows_of(out))
+    main(["arithmetic", "--count=20", "--levels=[2]", "--include-tools", f"--out={out}", "--overwrite"])
+    assert all(row["checks"]["level"] == 2 for row in rows_of(out))
     assert all(parse_conversation(row).tools for row in rows_of(out))
     main(["arithmetic", "--count=20", "--split=heldout", f"--out={out}", "--overwrite"])
     assert not any(parse_conversation(row).tools for row in rows_of(out))
@@ -66,11 +66,11 @@ def test_flags_change_what_is_written(tmp_path: Path):
     [
         (["speling"], "'speling' cannot be synthesised; expected one of joint_think_tool"),
         (["spelling", "--count=0"], "--count is 0"),
-        (["spelling", "--difficulty=3"], "spelling has no grades"),
+        (["identity", "--levels=[3]"], "identity has no levels"),
         (["spelling", "--split=test"], "--split is 'test'"),
         (["spelling", "--teacher-model=m"], "without --teacher-url"),
         (["spelling", "--teacher-url=http://h/v1"], "without --teacher-model"),
-        (["preference", "--difficulty=1"], "preference pairs take no"),
+        (["preference", "--levels=[1]"], "preference pairs take no"),
         (["identity", "--persona=absent.yaml"], "absent.yaml: no persona"),
     ],
 )

@@ -14,7 +14,7 @@ from samosa_jax.config.checks import require, require_at_least
 from samosa_jax.config.data import DataConfig, SourceConfig
 from samosa_jax.config.model import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelConfig
 from samosa_jax.config.optimization import GroupConfig, LossConfig, OptimizerConfig, ScheduleConfig
-from samosa_jax.config.rl import RewardConfig, RlConfig, TaskConfig
+from samosa_jax.config.rl import CurriculumConfig, HeldOutConfig, RewardConfig, RlConfig, TaskConfig
 from samosa_jax.config.running import (
     CheckpointConfig,
     EvalConfig,
@@ -30,10 +30,12 @@ __all__ = [
     "ChatConfig",
     "CheckpointConfig",
     "Config",
+    "CurriculumConfig",
     "DataConfig",
     "DpoConfig",
     "EvalConfig",
     "GroupConfig",
+    "HeldOutConfig",
     "LogConfig",
     "LoraConfig",
     "LossConfig",

@@ -7,6 +7,8 @@ from typing import Literal
 
 from samosa_jax.config.checks import require, require_at_least
 
+PASS_KS = (1, 2, 4, 8, 16, 32, 64)  # of the pass@k that is measured while training
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
@@ -45,17 +47,75 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Which levels of graded tasks are asked. `samosa_jax.rl.curriculum` says how levels open and close."""
+
+    by: Literal["none", "pass_rate"] = "none"  # none: all levels of a task, each as often
+    low: float = 0.2  # levels passed less often are too hard
+    high: float = 0.8  # those passed more often teach little
+    memory: int = 64  # prompts that a level's pass rate remembers
+    min_prompts: int = 32  # of a level before the next one opens, or it closes
+    review: float = 0.1  # share of prompts from open levels whatever their pass rate
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.low < self.high <= 1,
+            f"rl.curriculum.low is {self.low} and rl.curriculum.high {self.high}; they are pass rates, the "
+            "lower one first",
+        )
+        require_at_least(1, self, "rl.curriculum", "memory min_prompts")
+        require(
+            0 <= self.review < 1,
+            f"rl.curriculum.review is {self.review}; it is a share of the prompts, below 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """pass@k on held-out prompts of rl.tasks, every eval.every_steps and at both ends of the run."""
+
+    prompts: int = 128  # of every task; 0: none
+    samples: int = 1  # answers to each
+    temperature: float = 0.0  # they are drawn at; 0: the likeliest tokens
+    ks: tuple[int, ...] = (1,)  # of pass@k, at most `samples`
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "rl.held_out", "prompts")
+        require_at_least(1, self, "rl.held_out", "samples")
+        require(
+            0 <= self.temperature < math.inf,
+            f"rl.held_out.temperature is {self.temperature}; it must be finite and not negative",
+        )
+        require(
+            self.samples == 1 or self.temperature > 0,
+            f"rl.held_out.samples is {self.samples} at temperature 0, where all answers are alike; raise "
+            "rl.held_out.temperature",
+        )
+        require(
+            bool(self.ks) and set(self.ks) <= set(PASS_KS) and max(self.ks) <= self.samples,
+            f"rl.held_out.ks is {list(self.ks)} with {self.samples} samples; give some of "
+            f"{', '.join(map(str, PASS_KS))}, none above rl.held_out.samples",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """One task whose prompts are answered; `samosa_jax.rl.prompts` says which there are."""
 
     name: str
     weight: float = 1.0  # share of prompts among the tasks
+    levels: tuple[int, ...] = ()  # of a graded task, the easiest first; empty: all it has
 
     def __post_init__(self) -> None:
         require(bool(self.name), "rl.tasks has an entry without a name; name a task, as in arithmetic")
         require(
             0 < self.weight < math.inf,
             f"rl.tasks weight of {self.name} is {self.weight}; it must be positive and finite",
+        )
+        require(
+            list(self.levels) == sorted(set(self.levels)),
+            f"rl.tasks levels of {self.name} are {', '.join(map(str, self.levels))}; give them in rising "
+            "order, each once",
         )
 
 
@@ -71,6 +131,8 @@ class RlConfig:
     """
 
     tasks: tuple[TaskConfig, ...] = ()  # where prompts come from
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     data_dir: str = ""  # files of tasks that have some, such as gsm8k/train.jsonl; empty: the hub's
     prompts: int = 16  # of every rollout
     samples: int = 16  # R, answers to every prompt

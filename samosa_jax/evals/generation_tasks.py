@@ -1,11 +1,11 @@
-"""The tasks that are evaluated by what a model writes, by name.
+"""The tasks that are evaluated, and rewarded, by what a model writes, by name.
 
-A task is questions and a score for any answer; those made by `samosa_jax.tasks` come from its held-out split,
-whose numbers and wordings no training example has.
+A task is questions and a score for any answer. Those made by `samosa_jax.tasks` have two splits: no training
+example has the numbers and wordings of a held-out one.
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from samosa_jax.keys import near_miss
 from samosa_jax.rollout.tools.sandbox import protections, run_python
 from samosa_jax.tasks import gsm8k, humaneval, svamp
 from samosa_jax.tasks.catalog import make_task
-from samosa_jax.tasks.task import Example
+from samosa_jax.tasks.task import Example, Split
 
 MADE_ITEMS = 200  # of a task that makes its questions, where no limit is given
 INSIST = "--run_unsafe_code"
@@ -35,6 +35,7 @@ class GenerationTask:
         definition: goes up when the same model and data would give another number.
         max_tokens: of an answer, where no other number is given.
         file: where the questions are; None: they are made.
+        train_file: those to learn from, if there are such.
         example_of: one question of a row; the second argument says where the row stands.
         runs_code: what the model writes is run, in the sandbox.
     """
@@ -43,6 +44,7 @@ class GenerationTask:
     definition: int = 1
     max_tokens: int = 512
     file: QuestionFile | None = None
+    train_file: QuestionFile | None = None
     example_of: Callable[[Any, str], Example] | None = None
     score: Score
     runs_code: bool = False
@@ -68,17 +70,33 @@ def open_items(
     data_dir: Path | None,
     seed: int = 0,
     limit: int | None = None,
+    split: Split = "heldout",
+    levels: Sequence[int] = (),
     cache: Path = CACHE,
+    flag: str = "--data_dir",
 ) -> list[Item]:
     """The first `limit` questions, None for all, of a made task MADE_ITEMS. The same for the same arguments.
 
-    Raises UserError for a file that is missing, damaged or empty.
+    Args:
+        levels: of a graded task; empty: all.
+        flag: names the setting of data_dir in errors.
+
+    Raises UserError for a file that is missing, damaged or empty, a task without the split, and levels that
+    there are not.
     """
+    file = task.file if split == "heldout" else task.train_file
     if task.file is None or task.example_of is None:
-        examples = make_task(task.name).examples("heldout", seed, MADE_ITEMS if limit is None else limit)
+        count = MADE_ITEMS if limit is None else limit
+        examples: Iterable[Example] = make_task(task.name, levels=levels).examples(split, seed, count)
         return [Item(f"{seed}/{index}", example) for index, example in enumerate(examples)]
+    if levels:
+        raise UserError(f"{task.name} has no levels; leave them out")
+    if file is None:
+        raise UserError(
+            f"{task.name} has no questions to learn from, only those it is evaluated by; name another task"
+        )
     items: list[Item] = []
-    rows = read_file(find_file(task.file, data_dir=data_dir, cache=cache))
+    rows = read_file(find_file(file, data_dir=data_dir, cache=cache, flag=flag))
     for number, (where, row) in enumerate(rows, start=1):
         if limit is not None and number > limit:
             break
@@ -116,6 +134,9 @@ _FROM_FILES = (
         file=QuestionFile(
             hub="hf://openai/gsm8k/main/test-*.parquet", local=("gsm8k/test", "gsm8k_test", "gsm8k")
         ),
+        train_file=QuestionFile(
+            hub="hf://openai/gsm8k/main/train-*.parquet", local=("gsm8k/train", "gsm8k_train")
+        ),
         example_of=gsm8k.example_of,
         score=gsm8k.score,
     ),
@@ -141,7 +162,10 @@ _FROM_FILES = (
         runs_code=True,
     ),
 )
-_MADE = ("arithmetic", "word_problems", "temporal", "spelling", "multi_turn", "joint_think_tool")
+_MADE = (
+    *("arithmetic", "sums", "word_problems", "temporal", "spelling"),
+    *("multi_turn", "joint_think_tool", "tool_choice"),
+)
 
 GENERATION_TASKS: Mapping[str, GenerationTask] = {
     task.name: task for task in (*_FROM_FILES, *map(_made, _MADE))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samosa_jax.config.rl import PASS_KS
 from samosa_jax.reporting.document import (
     Block,
     Chart,
@@ -48,7 +49,7 @@ QUANTITIES = (
         unit="nats per supervised token",
         metrics=[("train/loss", "training loss")],
         absent="no step with a training loss was recorded",
-        fits=lambda run: run.stage != "dpo",
+        fits=lambda run: run.stage not in ("dpo", "grpo"),
     ),
     Quantity(
         title="Validation",
@@ -83,6 +84,73 @@ QUANTITIES = (
         unit="beta times the log-ratio to the reference",
         metrics=[("val/rewards/chosen", "chosen"), ("val/rewards/rejected", "rejected")],
         held_out=True,
+    ),
+    Quantity(
+        title="Reward of the model's answers",
+        unit="mean over the answers of a rollout",
+        metrics=[("reward/mean", "reward"), ("reward/task", "the task's own score")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Held-out prompts answered right",
+        unit="share of prompts",
+        metrics=[(f"eval/pass@{k}", f"pass@{k}") for k in PASS_KS],
+        held_out=True,
+        from_zero=True,
+    ),
+    Quantity(
+        title="Prompts that teach nothing",
+        unit="share of prompts whose answers all earned the same",
+        metrics=[("rl/zero_variance_frac", "zero variance")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Level of the prompts",
+        unit="mean over the prompts of a rollout",
+        metrics=[("rl/level", "level")],
+    ),
+    Quantity(
+        title="Length of the model's answers",
+        unit="tokens that it chose, mean",
+        metrics=[("completions/mean_length", "length")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Answers that do not end",
+        unit="share of answers",
+        metrics=[("completions/clipped_frac", "cut")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Distance that the policy has gone",
+        unit="estimated divergence, nats per token",
+        metrics=[("rl/kl", "from the model it began with"), ("rl/approx_kl", "from the one that sampled")],
+        from_zero=True,
+        may_be_log=True,
+    ),
+    Quantity(
+        title="Entropy of the answers",
+        unit="nats per token",
+        metrics=[("rl/entropy", "entropy")],
+        from_zero=True,
+    ),
+    Quantity(
+        title="Sampler against trainer",
+        unit="mean difference of their log-probabilities",
+        metrics=[("rl/logprob_gap", "gap")],
+        from_zero=True,
+        may_be_log=True,
+    ),
+    Quantity(
+        title="Time of a step",
+        unit="ms",
+        metrics=[
+            ("perf/rollout_ms", "writing answers"),
+            ("perf/reward_ms", "judging them"),
+            ("perf/train_ms", "training"),
+        ],
+        from_zero=True,
+        may_be_log=True,
     ),
     Quantity(
         title="Learning rate",

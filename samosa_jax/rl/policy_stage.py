@@ -40,6 +40,7 @@ class Policy:
         whole: the network's parameters, of what is trained.
         log_probs: of every target of a batch, see `policy_loss.make_token_log_probs`.
         reference: parameters to measure the distance from, if they are needed once for a rollout.
+        held_out: how it does on prompts that it does not learn from, a record for evals.jsonl.
     """
 
     engine: Engine
@@ -47,6 +48,7 @@ class Policy:
     whole: Callable[[Params], Params]
     log_probs: LogProbs
     reference: Params | None
+    held_out: Callable[[Params], Mapping[str, Any]] | None = None
 
 
 class PolicyBatches:

@@ -14,14 +14,11 @@ from samosa_jax.config import TaskConfig
 from samosa_jax.data.mixture import Mixture
 from samosa_jax.data.packing import seeded_permutation
 from samosa_jax.errors import UserError
-from samosa_jax.evals.generation_tasks import Score
-from samosa_jax.evals.question_files import QuestionFile, find_file, read_file
+from samosa_jax.evals.generation_tasks import GENERATION_TASKS, Score
+from samosa_jax.evals.question_files import find_file, read_file
 from samosa_jax.keys import near_miss
-from samosa_jax.tasks import gsm8k
-from samosa_jax.tasks.catalog import TASK_NAMES, make_task
+from samosa_jax.tasks.catalog import TASK_NAMES, make_generated
 from samosa_jax.tasks.task import Example, GeneratedTask
-
-GSM8K = QuestionFile(hub="hf://openai/gsm8k/main/train-*.parquet", local=("gsm8k/train", "gsm8k_train"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +28,17 @@ class Prompted:
     Attributes:
         task: its name, for logs.
         item: unique in the run; the random numbers of the answers come from it.
+        index: of the example among those of its task.
         score: judges an answer, 1 for a right one.
+        level: that was asked for, where something chooses levels.
     """
 
     task: str
     item: str
+    index: int
     example: Example
     score: Score
+    level: int | None = None
 
 
 class PromptSource(Protocol):
@@ -158,27 +159,41 @@ class TaskMixture:
     def _prompted(self, task: int, index: int) -> Prompted:
         name, _, examples = self._tasks[task]
         return Prompted(
-            task=name, item=f"{name}/{index}", example=examples.example(index), score=examples.score
+            task=name,
+            item=f"{name}/{index}",
+            index=index,
+            example=examples.example(index),
+            score=examples.score,
         )
 
 
 def open_mixture(tasks: Sequence[TaskConfig], *, seed: int, data_dir: Path | None) -> TaskMixture:
-    """Raises UserError for a task that there is not, and for a file that is missing or damaged."""
+    """Raises UserError for a task or level that there is not, and for a file that is missing or damaged."""
     return TaskMixture(
-        [(task.name, task.weight, open_examples(task.name, seed=seed, data_dir=data_dir)) for task in tasks]
+        [
+            (task.name, task.weight, open_examples(task.name, task.levels, seed=seed, data_dir=data_dir))
+            for task in tasks
+        ]
     )
 
 
-def open_examples(name: str, *, seed: int, data_dir: Path | None) -> Examples:
-    """The training split of the task of this name. Raises UserError, as `open_mixture`."""
-    known = (*TASK_NAMES, "gsm8k")
+def open_examples(name: str, levels: Sequence[int], *, seed: int, data_dir: Path | None) -> Examples:
+    """The training split of the task of this name. Raises UserError, as `open_mixture`.
+
+    levels: of a graded task; empty: all.
+    """
+    stored = {task.name: task for task in GENERATION_TASKS.values() if task.train_file is not None}
+    known = (*TASK_NAMES, *stored)
     if name not in known:
         hint = near_miss(name, known) or f"; there are {', '.join(known)}"
         raise UserError(f"rl.tasks has {name!r}, which is no task{hint}")
-    if name == "gsm8k":
-        path = find_file(GSM8K, data_dir=data_dir, flag="rl.data_dir")
-        rows = [gsm8k.example_of(row, where) for where, row in read_file(path)]
-        return StoredExamples(rows, gsm8k.score, seed=seed, path=path)
-    task = make_task(name)
-    assert isinstance(task, GeneratedTask)  # all of TASK_NAMES are
-    return MadeExamples(task, seed=seed)
+    if name in TASK_NAMES:
+        return MadeExamples(make_generated(name, levels=levels), seed=seed)
+    task = stored[name]
+    assert task.train_file is not None
+    assert task.example_of is not None
+    if levels:
+        raise UserError(f"rl.tasks: {name} has no levels; leave them out")
+    path = find_file(task.train_file, data_dir=data_dir, flag="rl.data_dir")
+    rows = [task.example_of(row, where) for where, row in read_file(path)]
+    return StoredExamples(rows, task.score, seed=seed, path=path)

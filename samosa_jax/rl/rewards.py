@@ -20,7 +20,7 @@ from samosa_jax.rl.advantages import overlong_penalty
 from samosa_jax.rollout.events import Ended
 from samosa_jax.rollout.turn import UNREADABLE
 from samosa_jax.tasks.scoring import gives_number, mentions, parse_number
-from samosa_jax.tasks.task import Example, tools_called
+from samosa_jax.tasks.task import Example, tools_called, tools_due
 from samosa_jax.tasks.tool_schemas import WEB_SEARCH
 
 # An answer's special tokens, one letter each: thought [ ], call ( ), result < >, end $.
@@ -165,14 +165,6 @@ def well_formed(example: Example, completion: Completion) -> float:
 def tool_choice(example: Example, completion: Completion) -> float:
     """1 if the tools that were called are the ones due, however often, and no other."""
     return float(set(tools_called(completion.messages)) == tools_due(example))
-
-
-def tools_due(example: Example) -> set[str]:
-    """The tool that the example's checks name (None: no tool), else those that its solution calls."""
-    if "tool" in example.checks:
-        tool = example.checks["tool"]
-        return set() if tool is None else {tool}
-    return set(tools_called(example.solution))
 
 
 def answer_contains(example: Example, completion: Completion) -> float | None:

@@ -15,7 +15,6 @@ from samosa_jax.tasks.scoring import gives_number
 from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, answered_with_tool, draw_in_split
 from samosa_jax.tasks.tool_schemas import CALCULATOR
 
-DIFFICULTIES = (1, 2, 3, 4, 5)
 _PRINTED = str.maketrans({"*": "×", "/": "÷", "-": "−"})
 
 
@@ -24,29 +23,35 @@ class ArithmeticTask(GeneratedTask):
 
     name = "arithmetic"
 
-    def __init__(self, difficulty: int | None = None) -> None:
-        """difficulty: 1 to 5; None takes each as often."""
-        self.difficulty = difficulty
+    levels = (1, 2, 3, 4, 5)
+
+    def __init__(self, levels: Sequence[int] = ()) -> None:
+        """levels: those to take, each as often; empty: all."""
+        self._chosen = tuple(levels) or self.levels
 
     def compose(self, draw: random.Random, split: Split) -> Example:
-        difficulty = self.difficulty or draw.choice(DIFFICULTIES)
-        expression = draw_in_split(split, lambda: draw.choice(_SHAPES[difficulty])(draw))
+        level = self._chosen[0] if len(self._chosen) == 1 else draw.choice(self._chosen)
+        expression = draw_in_split(split, lambda: draw.choice(_SHAPES[level])(draw))
         result = calculate(expression)
-        shown = expression.replace("**", "^")
-        if draw.random() < 0.6:
-            shown = shown.translate(_PRINTED)
+        shown = as_printed(draw, expression)
         conversation = answered_with_tool(
-            _QUESTIONS.pick(draw, split).format(expression=shown),
+            QUESTIONS.pick(draw, split).format(expression=shown),
             think=_thought(draw, expression),
             call=ToolCall(CALCULATOR, {"expression": expression}),
             result=result,
             answer=_ANSWERS.pick(draw, split).format(expression=shown, result=result),
         )
-        checks = {"difficulty": difficulty, "tool": CALCULATOR}
+        checks = {"level": level, "tool": CALCULATOR}
         return Example(conversation=conversation, answer=result, checks=checks)
 
     def score(self, example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
         return float(gives_number(answer_text, example.answer))
+
+
+def as_printed(draw: random.Random, expression: str) -> str:
+    """The expression as a question shows it, often with the signs of print."""
+    shown = expression.replace("**", "^")
+    return shown.translate(_PRINTED) if draw.random() < 0.6 else shown
 
 
 def _one_step(draw: random.Random) -> str:
@@ -149,7 +154,7 @@ def _rounded(value: Fraction) -> str:
     return f"{round(value / unit) * unit:,}"
 
 
-_QUESTIONS = Wordings(
+QUESTIONS = Wordings(
     train=(
         "What is {expression}?",
         "Calculate {expression}.",

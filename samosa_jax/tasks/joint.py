@@ -19,9 +19,12 @@ class JointThinkToolTask(GeneratedTask):
 
     name = "joint_think_tool"
 
-    def __init__(self, difficulty: int | None = None) -> None:
+    levels = ArithmeticTask.levels
+
+    def __init__(self, levels: Sequence[int] = ()) -> None:
+        """levels: of the calculations; empty: all. The other patterns have none."""
         self._search = WebSearchTask()
-        self._calculations = (WordProblemsTask(difficulty), ArithmeticTask(difficulty))
+        self._calculations = (WordProblemsTask(levels), ArithmeticTask(levels))
         self._direct = DirectTask()
 
     def example(self, split: Split, seed: int, index: int) -> Example:

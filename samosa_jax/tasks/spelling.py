@@ -1,6 +1,9 @@
-"""Letters: spelling words, backwards too, counting one letter, counting all of them.
+"""Letters: spelling words, backwards too, counting one letter, counting all of them; graded by length.
 
 Models see tokens, not letters, so the thought writes the word out before anything is counted.
+
+1  words of up to five letters      3  up to nine
+2  up to seven                      4  longer ones
 """
 
 import random
@@ -8,7 +11,15 @@ from collections.abc import Sequence
 
 from samosa_jax.data.chat.conversation import Message
 from samosa_jax.tasks.scoring import final_spelling, gives_number
-from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, answered, draw_in_split
+from samosa_jax.tasks.task import (
+    Example,
+    GeneratedTask,
+    Split,
+    Wordings,
+    answered,
+    draw_in_split,
+    with_level,
+)
 from samosa_jax.tasks.words import WORDS
 
 
@@ -16,17 +27,25 @@ class SpellingTask(GeneratedTask):
     """Counts are right if the final number is, spellings if the last run of single letters is."""
 
     name = "spelling"
+    levels = (1, 2, 3, 4)
+
+    def __init__(self, levels: Sequence[int] = ()) -> None:
+        """levels: those to take; empty: all. Every word of them is taken as often."""
+        self._words = [word for word in WORDS if not levels or level_of(word) in levels]
 
     def compose(self, draw: random.Random, split: Split) -> Example:
-        word = draw_in_split(split, lambda: draw.choice(WORDS))
-        return draw.choice((_count_one, _count_one, _count_one, _count_all, _spell, _spell_backwards))(
-            draw, split, word
-        )
+        word = draw_in_split(split, lambda: draw.choice(self._words))
+        make = draw.choice((_count_one, _count_one, _count_one, _count_all, _spell, _spell_backwards))
+        return with_level(make(draw, split, word), level_of(word))
 
     def score(self, example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
         if example.checks["gives"] == "number":
             return float(gives_number(answer_text, example.answer))
         return float(final_spelling(answer_text) == example.answer)
+
+
+def level_of(word: str) -> int:
+    return 1 + sum(len(word) > longest for longest in (5, 7, 9))
 
 
 def _count_one(draw: random.Random, split: Split, word: str) -> Example:

@@ -70,9 +70,13 @@ class Task(Protocol):
 
 
 class GeneratedTask(ABC):
-    """A task whose examples are composed, without limit, from a random stream."""
+    """A task whose examples are composed, without limit, from a random stream.
+
+    A graded task has `levels`, the easiest first, and its examples say theirs in `checks["level"]`.
+    """
 
     name: str
+    levels: tuple[int, ...] = ()
 
     @abstractmethod
     def compose(self, draw: random.Random, split: Split) -> Example:
@@ -144,6 +148,18 @@ def answered_with_tool(user: str, *, think: str, call: ToolCall, result: str, an
 def with_tool_schemas(conversation: Conversation) -> Conversation:
     """The same conversation with the schemas of all tools in its prompt, which training leaves out."""
     return replace(conversation, tools=TOOLS)
+
+
+def with_level(example: Example, level: int) -> Example:
+    return replace(example, checks={**example.checks, "level": level})
+
+
+def tools_due(example: Example) -> set[str]:
+    """The tool that the example's checks name (None: no tool), else those that its solution calls."""
+    if "tool" in example.checks:
+        tool = example.checks["tool"]
+        return set() if tool is None else {tool}
+    return set(tools_called(example.solution))
 
 
 def tools_called(messages: Sequence[Message]) -> list[str]:

@@ -1,4 +1,10 @@
-"""Days, dates, ages and times of day: worked out in the thought, checked against the standard calendar."""
+"""Days, dates, ages and times of day: worked out in the thought, checked against the standard calendar.
+
+Graded by what has to be kept in mind:
+
+1  weekdays before and after, times on the clock    3  dates and days over months, arrivals
+2  ages, minutes between two times                  4  the weekday of a date
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -13,7 +19,7 @@ from samosa_jax.tasks.scoring import (
     final_weekday,
     gives_number,
 )
-from samosa_jax.tasks.task import Example, GeneratedTask, Split, answered, draw_in_split
+from samosa_jax.tasks.task import Example, GeneratedTask, Split, answered, draw_in_split, with_level
 from samosa_jax.tasks.temporal_wordings import NAMES, QUESTIONS
 
 FIRST_DAY, LAST_DAY = date(1901, 1, 1), date(2099, 12, 31)
@@ -28,9 +34,15 @@ class TemporalTask(GeneratedTask):
     """Right if the last weekday, date, time or number (as asked for) of the answer is the right one."""
 
     name = "temporal"
+    levels = (1, 2, 3, 4)
+
+    def __init__(self, levels: Sequence[int] = ()) -> None:
+        """levels: those to take; empty: all. Every kind of question of them is taken as often."""
+        self._kinds = [(kind, level) for kind, level in _KINDS if not levels or level in levels]
 
     def compose(self, draw: random.Random, split: Split) -> Example:
-        return draw.choice(_KINDS)(draw, split)
+        kind, level = draw.choice(self._kinds)
+        return with_level(kind(draw, split), level)
 
     def score(self, example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
         kind = example.checks["gives"]
@@ -264,9 +276,17 @@ def _duration(draw: random.Random, split: Split) -> Example:
     )
 
 
+# Every kind of question and its level.
 _KINDS = (
-    *(_weekday_of_date, _weekday_shift, _weekday_shift, _days_between, _date_after),
-    *(_age, _clock_after, _journey, _duration),
+    (_weekday_of_date, 4),
+    (_weekday_shift, 1),
+    (_weekday_shift, 1),
+    (_days_between, 3),
+    (_date_after, 3),
+    (_age, 2),
+    (_clock_after, 1),
+    (_journey, 3),
+    (_duration, 2),
 )
 
 

@@ -17,9 +17,11 @@ class WordProblemsTask(GeneratedTask):
 
     name = "word_problems"
 
-    def __init__(self, difficulty: int | None = None) -> None:
-        """difficulty: 1 to 5, the number of steps; None takes every story as often."""
-        self._stories = [story for story in STORIES if difficulty in (None, story.steps)]
+    levels = (1, 2, 3, 4, 5)
+
+    def __init__(self, levels: Sequence[int] = ()) -> None:
+        """levels: numbers of steps; empty: all. Every story of them is taken as often."""
+        self._stories = [story for story in STORIES if not levels or story.steps in levels]
 
     def compose(self, draw: random.Random, split: Split) -> Example:
         story = draw.choice(self._stories)
@@ -37,7 +39,7 @@ class WordProblemsTask(GeneratedTask):
             result=result,
             answer=story.answer.format(result=said, **words),
         )
-        checks = {"kind": story.kind, "difficulty": story.steps, "tool": CALCULATOR}
+        checks = {"kind": story.kind, "level": story.steps, "tool": CALCULATOR}
         if story.is_money:
             checks["places"] = 2
         return Example(conversation=conversation, answer=said, checks=checks)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from samosa_jax.config.rl import PASS_KS
 from samosa_jax.errors import UserError
 
 TAGS = ("system", "human", "assistant", "think", "tool_call", "tool_result")
@@ -24,6 +25,14 @@ PREFERENCE_METRICS = {  # as TRL names and defines them
     "rewards/accuracies": "share of pairs whose chosen answer has the higher reward",
     "logps/chosen": "mean log-probability of the chosen answers",
     "logps/rejected": "mean log-probability of the rejected answers",
+}
+HELD_OUT_METRICS = {  # of held-out prompts, answered while training
+    **{f"eval/pass@{k}": f"chance that one of {k} answers is right, mean over prompts" for k in PASS_KS},
+    **{f"eval/pass@{k}_low": "lower end of its 95 % interval" for k in PASS_KS},
+    **{f"eval/pass@{k}_high": "upper end of its 95 % interval" for k in PASS_KS},
+    "eval/reward": "mean reward of the answers",
+    "eval/mean_length": "tokens of an answer that the model chose",
+    "eval/clipped_frac": "share of answers cut at rl.max_tokens or at the end of the context",
 }
 REWARD_PARTS = (
     *("task", "exact_answer", "code", "format", "tool_choice", "answer_contains", "citation", "length"),
@@ -36,6 +45,7 @@ POLICY_METRICS = {  # of GRPO; those of a rollout stand with the first step that
     "rl/approx_kl": "estimated divergence of the policy from the one that sampled, nats per token",
     "rl/logprob_gap": "mean |log-probability - the sampler's|: rounding alone in a rollout's first minibatch",
     "rl/kl": "estimated divergence from the model that the run began with, where rl.kl_coef is above 0",
+    "rl/level": "mean level of the prompts of a rollout that have one, with rl.curriculum",
     "rl/zero_variance_frac": "share of prompts whose answers all earned the same, which teach nothing",
     "reward/mean": "of all answers, the parts by their weights",
     "reward/std": "standard deviation of the rewards of a prompt's answers, mean over prompts",
@@ -67,6 +77,7 @@ METRICS: dict[str, str] = {
     **{f"val/loss_{tag}": f"nats per token tagged {tag} in held-out conversations" for tag in TAGS},
     **PREFERENCE_METRICS,
     **POLICY_METRICS,
+    **HELD_OUT_METRICS,
     **{f"val/{name}": f"on held-out pairs: {what}" for name, what in PREFERENCE_METRICS.items()},
 }
 

@@ -2,8 +2,9 @@
 
 **May not** (another model, or another order of data): `seed`, `stage`, `model.*` except how it is computed,
 `lora.*`, `data.document_masking`, `chat.too_long`, `train.batch_tokens`, `optimizer.GROUP.kind`, what
-rollouts are made of and cut into (`rl.tasks`, `rl.prompts`, `rl.samples`, `rl.minibatches`, `rl.epochs`), the
-tokenizer, the model that the run began with, and the text and weights of `data.sources` (paths may).
+rollouts are made of and cut into (`rl.tasks`, `rl.curriculum`, `rl.prompts`, `rl.samples`, `rl.minibatches`,
+`rl.epochs`), the tokenizer, the model that the run began with, and the text and weights of `data.sources`
+(paths may).
 
 **May**: everything else. What changes the numbers from here on, such as `train.num_steps`, learning rates,
 the mesh or `train.compute_dtype`, is said aloud; how a run is shown, saved and evaluated is not.
@@ -31,7 +32,7 @@ from samosa_jax.training.run_folder import RunFolder
 
 FIXED = (
     *("seed", "stage", "model.", "data.document_masking", "train.batch_tokens", "chat.too_long", "lora."),
-    *("rl.tasks", "rl.prompts", "rl.samples", "rl.minibatches", "rl.epochs"),
+    *("rl.tasks", "rl.prompts", "rl.samples", "rl.minibatches", "rl.epochs", "rl.curriculum."),
 )
 FREE = (
     "name",
@@ -55,6 +56,7 @@ FREE = (
     "rl.show_every_steps",
     "rl.preflight_prompts",
     "rl.ignore_preflight",
+    "rl.held_out.",
     "eval.",
     "sample.",
     "checkpoint.",
