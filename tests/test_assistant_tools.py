@@ -23,9 +23,9 @@ from scripted_assistant import (
 
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall
 from samosa_jax.data.chat.template import render
-from samosa_jax.rollout.tool_calls import CUT, MAX_CALLS
 from samosa_jax.rollout.assistant import Assistant
 from samosa_jax.rollout.events import ToolCalled, ToolReturned
+from samosa_jax.rollout.tool_calls import CUT, MAX_CALLS
 from samosa_jax.rollout.tools.registry import CalculatorTool, Registry
 from samosa_jax.rollout.turn import INTERRUPTED, UNREADABLE
 from samosa_jax.tasks.tool_schemas import CALCULATOR_SCHEMA
