@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reported_runs import write_chain, write_report
-from written_runs import write_run
+from written_runs import write_lines, write_run
 
 from samosa_jax.reporting.lineage import read_lineage
 from samosa_jax.reporting.markdown_page import markdown_page
