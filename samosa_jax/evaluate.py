@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 REFUSED_EXIT = 3
 WIDTH = 120
-SHOTS_SEED = 1234  # that of nanochat, for the same examples
+SHOTS_SEED = 1234  # `evals.prompts` has the same; --help need not wait for JAX to read it there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     _say_what_is_missing(results, missing, console)
     console.print(f"results: {evaluation.run / 'evals.jsonl'}", soft_wrap=True)
     if gate is not None:
-        _hold_against(gate, evaluation, console)
+        _hold_against(gate, evaluation, results, console)
 
 
 def settings_of(flags: EvaluateFlags) -> "EvaluationSettings":
@@ -231,18 +231,12 @@ def _say_what_is_missing(
             )
 
 
-def _hold_against(gate: "Gate", evaluation: "Evaluation", console: Console) -> None:
-    from samosa_jax.evals import gates
-    from samosa_jax.evals.probe_suite import failed_probes
-    from samosa_jax.evals.promotion import write_promotion
-    from samosa_jax.evals.results import read_results
+def _hold_against(
+    gate: "Gate", evaluation: "Evaluation", results: "Sequence[TaskResult]", console: Console
+) -> None:
+    from samosa_jax.stage_gate import judge_results
 
-    results = read_results(evaluation.run)
-    verdict = gates.judge(gate, results, checkpoint=evaluation.checkpoint)
-    write_promotion(evaluation.run, verdict, step=evaluation.step, checkpoint=evaluation.checkpoint)
-    failed = (
-        [] if verdict.passed else failed_probes(evaluation.run, results, checkpoint=evaluation.checkpoint)
-    )
+    verdict, failed = judge_results(gate, evaluation, results)
     for line in (*failed, *verdict.table(), verdict.stop_line):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not verdict.passed:

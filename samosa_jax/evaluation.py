@@ -24,15 +24,14 @@ from samosa_jax.evals.generation import (
     GenerationSettings,
     Subject,
     config_fingerprint,
+    described_settings,
     evaluate_generation,
-    fingerprint_of,
 )
 from samosa_jax.evals.generation_tasks import GENERATION_TASKS, check_sandbox, open_items
 from samosa_jax.evals.likelihood import Scorer
 from samosa_jax.evals.likelihood_tasks import Progress, open_questions, run_task
 from samosa_jax.evals.probe_suite import PROBES, ProbeSettings, run_suite
 from samosa_jax.evals.probes import load_suite
-from samosa_jax.evals.promotion import fingerprint_of as fingerprint_of_checkpoint
 from samosa_jax.evals.results import (
     Interval,
     TaskResult,
@@ -48,6 +47,8 @@ from samosa_jax.rollout.assistant import Assistant
 from samosa_jax.rollout.tools.registry import CalculatorTool, Registry
 from samosa_jax.tasks.identity import load_persona
 from samosa_jax.trained import Trained, make_engines
+from samosa_jax.training.checkpoint import seal_digest
+from samosa_jax.training.parents import run_of
 
 MadeBy = Literal["likelihood", "generation", "probes", "bpb"]
 ORDER: Sequence[MadeBy] = ("bpb", "likelihood", "generation", "probes")  # what shares a model, together
@@ -82,10 +83,8 @@ class Evaluation:
     """The results of one checkpoint, as far as they are there, and what adds to them."""
 
     def __init__(self, trained: Trained, catalog: Catalog, settings: EvaluationSettings) -> None:
-        self.run = (
-            trained.folder.parents[1] if trained.folder.parent.name == "checkpoints" else trained.folder
-        )
-        self.checkpoint = fingerprint_of_checkpoint(trained.folder)
+        self.run = run_of(trained.folder)
+        self.checkpoint = seal_digest(trained.folder)
         self.step = trained.step
         self._trained = trained
         self._catalog = catalog
@@ -218,15 +217,7 @@ class Evaluation:
         items = open_items(
             task, data_dir=self._settings.data_dir, seed=settings.seed, limit=self._settings.limit
         )
-        wanted = {
-            "samples": settings.samples,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "max_tokens": settings.max_tokens or task.max_tokens,
-            "seed": settings.seed,
-            "thinks": settings.thinks,
-            "questions": fingerprint_of(items),
-        }
+        wanted = described_settings(task, items, settings)
         kept = [self._find(name, f"pass@{k}", wanted, task.definition) for k in settings.ks]
         if all(kept):
             return [one for one in kept if one is not None], True
@@ -237,20 +228,20 @@ class Evaluation:
     def _probes(self, name: str, on_progress: Progress) -> tuple[list[TaskResult], bool]:
         suite, persona = load_suite(self._settings.probes), load_persona(self._settings.persona)
         settings = ProbeSettings(seed=self._settings.generation.seed)
-        wanted = {
-            "suite": suite.fingerprint,
-            "persona": persona.name,
-            "persona_facts": probe_suite.persona_fingerprint(persona),
-            "temperature": settings.temperature,
-            "max_tokens": settings.max_tokens,
-            "seed": settings.seed,
-        }
-        if self._find(name, "pass_rate", wanted, probe_suite.DEFINITION) is not None:
-            # The results of a suite were made together.
-            kept = {one.task: one for one in self._before if one.settings.get("suite") == suite.fingerprint}
-            return list(kept.values()), True
+        kept: list[TaskResult] = []
+        missing: list[str] = []
+        for part, names in probe_suite.parts_of(suite, settings).items():
+            wanted = probe_suite.described_settings(part, suite, persona, settings)
+            metric = probe_suite.metric_of(part)
+            found = [self._find(one, metric, wanted, probe_suite.DEFINITION) for one in names]
+            if all(found):
+                kept += [one for one in found if one is not None]
+            else:
+                missing.append(part)
+        if not missing:
+            return kept, True
         with self._asking(probe_suite.probe_tools(suite)) as subject:
-            return run_suite(suite, persona, subject, settings), False
+            return kept + run_suite(suite, persona, subject, settings, parts=missing), False
 
     def _bits_per_byte(self, name: str, on_progress: Progress) -> tuple[list[TaskResult], bool]:
         started = time.perf_counter()

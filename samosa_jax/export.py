@@ -9,12 +9,11 @@ Nothing stands under the final name before tensors, logits, token ids, chats and
 equal in a process that knows the exported files alone. docs/exporting.md says more.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from samosa_jax.command_line import parse_dataclass, run
 from samosa_jax.errors import UserError
@@ -49,6 +48,7 @@ def main(argv: list[str]) -> None:
     )
     if flags.shard_bytes < 1:
         raise UserError(f"--shard_bytes is {flags.shard_bytes}; it must be at least 1")
+    from samosa_jax.convert.cpu import cpu
     from samosa_jax.convert.exported import as_written
     from samosa_jax.convert.exporting import check_destination, export
     from samosa_jax.convert.lineage import read_lineage
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         runs=Path(flags.runs),
         step=flags.step,
         tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-        devices=_cpu(),
+        devices=cpu(why="exports are made on the CPU"),
     )
     suffix = "" if flags.format == "hf" else f"-{flags.format}"
     folder = Path(flags.out or f"exports/{trained.name}{suffix}")
@@ -108,19 +108,6 @@ def _use(exported: "Exported", format: str) -> str:
         )
     trust = ", trust_remote_code=True" if exported.architecture == "samosa" else ""
     return f'AutoModelForCausalLM.from_pretrained("{folder}"{trust})'
-
-
-def _cpu() -> list[Any]:
-    """Exports are made from float32 parameters, which accelerators do not hold."""
-    import jax
-
-    try:
-        return jax.devices("cpu")[:1]
-    except RuntimeError as error:
-        raise UserError(
-            f"export computes on the CPU, which JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} leaves out; "
-            "add cpu to it"
-        ) from error
 
 
 if __name__ == "__main__":

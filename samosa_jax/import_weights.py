@@ -8,29 +8,28 @@
 docs/importing.md says what can be imported.
 """
 
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import jax
+from typing import Literal
 
 from samosa_jax.command_line import parse_dataclass, run
 from samosa_jax.config import ModelConfig
+from samosa_jax.convert.cpu import cpu
 from samosa_jax.convert.foreign import ForeignModel, Logits, check_vocabulary
 from samosa_jax.convert.hf_source import CONFIG_FILE, open_hf
 from samosa_jax.convert.import_check import compare_logits, draw_tokens
 from samosa_jax.convert.nanochat import find_checkpoint, open_nanochat
 from samosa_jax.convert.new_run import check_free, unfinished_folder, write_run
 from samosa_jax.convert.novamind import open_novamind
-from samosa_jax.convert.own_export import RECORD, open_export
+from samosa_jax.convert.own_export import open_export
 from samosa_jax.convert.tokenizer_import import import_tokenizer
 from samosa_jax.data.tokenizer import META_FILE, Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.sizes import parameter_counts
 from samosa_jax.trained import open_trained
 from samosa_jax.training.display import format_seconds
+from samosa_jax.training.run_folder import EXPORT_RECORD
 
 DESCRIPTION = "Import a model of Hugging Face, nanochat or NovaMind as a run."
 
@@ -45,7 +44,7 @@ class ImportFlags:
     context_len: int | None = None  # tokens of the longest dialogue, where fewer than the model's are wanted
     step: int | None = None  # of several nanochat checkpoints in a folder; None: the last
     rope_base: float | None = None  # nanochat: base of the angles, where the code was changed in that
-    rope_pairs: Literal["halves", "neighbours"] = "halves"  # NovaMind: channels that turn together
+    rope_pairs: Literal["halves", "neighbours"] | None = None  # NovaMind: channels that turn together; halves
     no_verify: bool = False  # do not compare logits with the original
 
 
@@ -81,14 +80,17 @@ def open_source(flags: ImportFlags) -> ForeignModel:
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder of Hugging Face or nanochat, or a .pt file")
     checkpoint = find_checkpoint(path, step=flags.step)
+    is_novamind = path.is_file() and checkpoint is None
+    if flags.rope_pairs is not None and not is_novamind:
+        raise UserError(f"--rope-pairs is for NovaMind's .pt files; {path} is none")
     if checkpoint is not None:
         return open_nanochat(checkpoint, rope_base=flags.rope_base, context_len=flags.context_len)
-    for name, value in (("step", flags.step), ("rope_base", flags.rope_base)):
+    for name, value in (("step", flags.step), ("rope-base", flags.rope_base)):
         if value is not None:
             raise UserError(f"--{name} is for nanochat's checkpoints; {path} is none (model_XXXXXX.pt)")
-    if path.is_file():
-        return open_novamind(path, pairs=flags.rope_pairs, context_len=flags.context_len)
-    if (path / RECORD).exists():
+    if is_novamind:
+        return open_novamind(path, pairs=flags.rope_pairs or "halves", context_len=flags.context_len)
+    if (path / EXPORT_RECORD).exists():
         if flags.context_len is not None:
             raise UserError(f"--context-len is for models of others; {path} was exported from here")
         return open_export(path)
@@ -141,22 +143,12 @@ def check(flags: ImportFlags, model: ForeignModel, folder: Path) -> None:
     if peer is None:
         print(f"NOT VERIFIED: {reason}", flush=True)
         return
-    trained = open_trained(folder, devices=cpu())  # accelerators would not keep all of it in float32
+    # Accelerators would not keep all of it in float32.
+    trained = open_trained(folder, devices=cpu(why="models are compared on the CPU"))
     special = trained.tokenizer.special_ids.values()
     tokens = draw_tokens(trained.network, num_known=model.config.vocab_size, special=special)
     agreement = compare_logits(trained.network, trained.params, peer, tokens, source=str(model.path))
     print(f"verified against the original in PyTorch: {agreement}", flush=True)
-
-
-def cpu() -> list[Any]:
-    """Where both are compared. Raises UserError if JAX was told not to use it."""
-    try:
-        return jax.devices("cpu")[:1]
-    except RuntimeError as error:
-        raise UserError(
-            f"models are compared on the CPU, which JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} "
-            "leaves out; add cpu to it, or import with --no-verify"
-        ) from error
 
 
 def open_peer(flags: ImportFlags, model: ForeignModel) -> tuple[Logits | None, str]:

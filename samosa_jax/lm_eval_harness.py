@@ -65,8 +65,10 @@ def main(argv: list[str]) -> None:
     flags = parse_dataclass(own, LmEvalFlags, description=DESCRIPTION)
     require_packages(("lm_eval",), extra="lm-eval", purpose="samosa lm-eval")
     arguments = parse_harness_flags(theirs)
+    from samosa_jax.training.parents import run_of
+
     model, trained = _open(flags)
-    run_folder = trained.folder.parents[1] if trained.folder.parent.name == "checkpoints" else trained.folder
+    run_folder = run_of(trained.folder)
     now = datetime.now(UTC)
     output = run_folder / OUTPUT_FOLDER / f"{trained.step:08d}" / f"{now:%Y-%m-%dT%H-%M-%S}"
     arguments.model = model

@@ -32,13 +32,13 @@ from samosa_jax.data.tokenizer import BOS, Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.evals.asking import seed_of
 from samosa_jax.evals.likelihood import Continuation, Score, Scorer
-from samosa_jax.evals.promotion import fingerprint_of
 from samosa_jax.keys import near_miss
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.rollout.engine import Engine
 from samosa_jax.rollout.request import Generation, Prompt, Sampling
 from samosa_jax.rollout.turn import END_MARKS, Turn
 from samosa_jax.trained import Trained, make_engines
+from samosa_jax.training.checkpoint import seal_digest
 
 MAX_GEN_TOKS = 256  # tokens of an answer where the task names no number; the harness's own default
 SCORED_AT_ONCE = 16_384  # continuations; the harness's cache takes them in after each such portion
@@ -89,7 +89,7 @@ class SamosaLM(LM):
             "model_num_parameters": self._trained.num_params,
             "model_dtype": str(self._trained.network.compute_dtype),
             "model_revision": f"step {self._trained.step}",
-            "model_sha": fingerprint_of(self._trained.folder),
+            "model_sha": seal_digest(self._trained.folder),
         }
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from samosa_jax.errors import UserError
 from samosa_jax.evals.intervals import Interval, Z, mean_interval, ratio_interval
-from samosa_jax.evals.promotion import fingerprint_of
 from samosa_jax.evals.results import TaskResult, append_result, write_items
 from samosa_jax.trained import Trained
+from samosa_jax.training.checkpoint import seal_digest
 
 DEFINITION = 1  # goes up when the same task and model would give another number; a task has its own version
 PREFIX = "lm_eval"  # of the names of tasks
@@ -50,7 +50,7 @@ def summarise(
             "make the folder writable"
         )
     found = json.loads(path.read_text(encoding="utf-8"))
-    checkpoint = fingerprint_of(trained.folder)
+    checkpoint = seal_digest(trained.folder)
     results = []
     for task, numbers in found["results"].items():
         samples = read_samples(path, task)

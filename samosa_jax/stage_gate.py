@@ -9,14 +9,14 @@ from samosa_jax.config import EvalConfig
 from samosa_jax.errors import UserError
 from samosa_jax.evals import gates
 from samosa_jax.evals.catalog import Selection, open_catalog, select
-from samosa_jax.evals.gates import Verdict
+from samosa_jax.evals.gates import Gate, Verdict
 from samosa_jax.evals.generation import GenerationSettings
 from samosa_jax.evals.generation_tasks import GENERATION_TASKS, check_sandbox
 from samosa_jax.evals.probe_suite import HELD_OUT, PROBES, failed_probes, result_names
 from samosa_jax.evals.probes import load_suite
 from samosa_jax.evals.promotion import write_promotion
+from samosa_jax.evals.prompts import SHOTS_SEED
 from samosa_jax.evals.results import TaskResult, read_results
-from samosa_jax.evaluate import SHOTS_SEED
 from samosa_jax.evaluation import Evaluation, EvaluationSettings, in_order
 from samosa_jax.keys import near_miss
 from samosa_jax.tasks.identity import load_persona
@@ -59,19 +59,31 @@ def hold_against_gate(
     evaluation = Evaluation(open_trained(run), catalog, _settings(config))
     results = _evaluate(evaluation, selection, say)
     for name, baselines in selection.aggregates.items():
-        evaluation.combine(name, baselines, results)
-    all_results = read_results(run)
-    verdict = gates.judge(gate, all_results, checkpoint=evaluation.checkpoint)
-    if not verdict.passed and PROBES in selection.tasks:
-        for line in failed_probes(run, all_results, checkpoint=evaluation.checkpoint):
-            say(line)
-    write_promotion(run, verdict, step=evaluation.step, checkpoint=evaluation.checkpoint)
+        combined = evaluation.combine(name, baselines, results)
+        results += [combined] if combined is not None else []
+    verdict, failed = judge_results(gate, evaluation, results)
+    for line in failed:
+        say(line)
     return verdict
 
 
-def _evaluate(
-    evaluation: Evaluation, selection: Selection, say: Callable[[str], None]
-) -> Sequence[TaskResult]:
+def judge_results(
+    gate: Gate, evaluation: Evaluation, results: Sequence[TaskResult]
+) -> tuple[Verdict, list[str]]:
+    """The verdict, which is written down as PROMOTION, and a line for every probe that fails a failing gate.
+
+    `results` are what was asked for just now, new or not. They count before any other of the same task, such
+    as those of a few questions only.
+    """
+    known = [*read_results(evaluation.run), *results]
+    verdict = gates.judge(gate, known, checkpoint=evaluation.checkpoint)
+    write_promotion(evaluation.run, verdict, step=evaluation.step, checkpoint=evaluation.checkpoint)
+    if verdict.passed:
+        return verdict, []
+    return verdict, failed_probes(evaluation.run, results, checkpoint=evaluation.checkpoint)
+
+
+def _evaluate(evaluation: Evaluation, selection: Selection, say: Callable[[str], None]) -> list[TaskResult]:
     results: list[TaskResult] = []
     for name in in_order(selection.tasks, evaluation.kind_of):
         try:

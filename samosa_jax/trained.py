@@ -11,7 +11,6 @@ gates, which it uses in float32, stay float32. CPUs compute, and keep everything
 
 import dataclasses
 import functools
-import hashlib
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from samosa_jax.training.checkpoint import (
     restore_params,
     step_folder,
 )
+from samosa_jax.training.parents import find_by_seal, parent_places, places_of, run_of
 from samosa_jax.training.resume import open_origin
 from samosa_jax.training.state import abstract_params
 
@@ -288,47 +288,30 @@ def _open_tokenizer(
 
 
 def _tokenizer_places(config: Config, folder: Path) -> Iterator[Path]:
-    yield _run_folder(folder) / TOKENIZER_FOLDER
+    run = run_of(folder)
+    yield run / TOKENIZER_FOLDER
     named = [config.tokenizer] if config.tokenizer else []
     for path in (*named, *(f"{source.path}/{TOKENIZER_FOLDER}" for source in config.data.sources)):
-        yield from _places(path, config, folder)
+        yield from places_of(path, run=run, out_dir=config.out_dir, name=config.name)
 
 
 def _find_base(record: CheckpointRecord, config: Config, folder: Path) -> Path:
     """The checkpoint whose parameters the adapters change, and not another one of the same name."""
-    places = list(_places(config.init_from, config, folder))
-    place = next((place for place in places if place.is_dir()), None)
-    if place is None:
+    possible = parent_places(config.init_from, run=run_of(folder), out_dir=config.out_dir, name=config.name)
+    places = [place for place in possible if place.is_dir()]
+    if not places:
         raise UserError(
             f"{folder} holds LoRA adapters of {config.init_from}, which is not there; put it back, or run "
             "the command in the folder that the run was trained in"
         )
     # The newest checkpoint of that run may be a later one by now, so the others are looked at too.
-    expected = record.data.get("begun_with")
-    checkpoints = [place] if (place / SEAL).exists() else [seal.parent for seal in _seals(place)]
-    for checkpoint in checkpoints:
-        if hashlib.sha256((checkpoint / SEAL).read_bytes()).hexdigest() == expected:
-            return open_origin(str(checkpoint), tokenizer=record.tokenizer).folder
-    raise UserError(
-        f"{folder} holds LoRA adapters of a checkpoint that {place} does not hold any more; put it back"
-    )
-
-
-def _seals(run: Path) -> list[Path]:
-    return sorted(run.glob(f"checkpoints/*/{SEAL}"))
-
-
-def _places(path: str, config: Config, folder: Path) -> Iterator[Path]:
-    """Where a path of the configuration may be: as it is, and from where the run was trained."""
-    yield Path(path)
-    own = Path(config.out_dir) / config.name
-    run = _run_folder(folder).absolute()
-    if not Path(path).is_absolute() and run.parts[-len(own.parts) :] == own.parts:
-        yield Path(*run.parts[: -len(own.parts)]) / path
-
-
-def _run_folder(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+    base = find_by_seal(places, record.data.get("begun_with"))
+    if base is None:
+        raise UserError(
+            f"{folder} holds LoRA adapters of a checkpoint that {places[0]} does not hold any more; put it "
+            "back"
+        )
+    return open_origin(str(base), tokenizer=record.tokenizer).folder
 
 
 def _adapters(trained: Trained) -> Adapters:

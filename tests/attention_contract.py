@@ -190,7 +190,7 @@ class AttentionContract:
         B, T, *_ = self.small
         bounds = st.lists(st.integers(-5, T + 5), min_size=B * T, max_size=B * T)
 
-        @settings(max_examples=self.max_examples, deadline=None)
+        @settings(max_examples=self.max_examples)
         @given(lows=bounds, highs=bounds)
         def holds(lows, highs):
             lo, hi = (np.asarray(values, np.int32).reshape(B, T) for values in (lows, highs))

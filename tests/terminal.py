@@ -14,7 +14,7 @@ from types import TracebackType
 
 import pyte
 
-SECONDS = 60.0  # that anything may take, compiling included
+SECONDS = 200.0  # that anything may take, compiling included
 
 
 class Terminal:

@@ -187,6 +187,7 @@ def test_a_run_that_fails_is_named_with_its_reason(tmp_path: Path):
         ({"seeds": [1, 1]}, r"give every number once"),
         ({"seeds": [True]}, r"expected a list of whole numbers"),
         ({"name": 3}, r"name is 3; expected text"),
+        ({"name": "../elsewhere"}, r"name is '../elsewhere'; it names a folder, without a slash"),
         ({"rows": []}, r"rows must be a list of rows"),
         ({"rows": ROWS[:1]}, r"has one row; add one"),
         ({"rows": [*ROWS, {"name": "mha", "set": {}}]}, r"row mha: name is taken"),

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,15 @@ needs_compiler = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 # What compiles does not depend on the length: a kernel with the same tiles is compiled once.
 TUNED = sorted({(e.kernel, e.tuning, e.head_dim, e.dtype) for e in load_table("h100")}, key=str)
 COLLECTIVE = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised() -> Iterator[None]:
+    """What is looked at here is the compiler's own work, which other tests do without."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

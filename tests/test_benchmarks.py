@@ -1,6 +1,7 @@
 """Tables of tasks, rows as they were published, files local and from the hub, and what is wrong with them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,23 @@ def test_mmlu_shows_examples_of_the_same_subject(test_data: Path, tokenizer: Tok
     assert len(outcome["accuracy"]) == 10
     assert counts["truncated_prompts"] == 10  # five examples are more than 128 tokens
     assert all(len(item["values"]) == 4 for item in outcome["accuracy"])
+
+
+def test_a_subject_with_too_few_examples_is_named(tmp_path: Path) -> None:
+    row = PUBLISHED[0][1]
+    write_lines(tmp_path / "mmlu" / "test.jsonl", [row, {**row, "subject": "anatomy"}])
+    write_lines(tmp_path / "mmlu" / "dev.jsonl", [row] * 5 + [{**row, "subject": "anatomy"}] * 4)
+    task = replace(BENCHMARKS["mmlu"], local=("mmlu/test",), examples_local=("mmlu/dev",))
+    with pytest.raises(UserError, match=r"dev\.jsonl has 4 examples of anatomy; the task shows 5"):
+        open_questions(task, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("form", ["arc", "openbookqa"])
+def test_as_many_labels_as_choices(form: str) -> None:
+    row = next(row for name, row, _ in PUBLISHED if name == form)
+    more = {**row, "choices": {**row["choices"], "label": ["A", "B", "C", "D"]}, "answerKey": "D"}
+    with pytest.raises(UserError, match=r"f: row 1: choices: label is .*; expected one for each of the 3"):
+        published_item(more, form=form, name="0", where="f: row 1")
 
 
 def test_the_hub_gives_the_same_questions_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Bits per byte against the definition, computed from the logits of every token."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_layer import MODEL
 
-from samosa_jax.config import MeshConfig, ModelConfig
+from samosa_jax.config import MeshConfig
 from samosa_jax.data.pipeline import validation_batches
 from samosa_jax.data.shard_writer import ShardWriter
 from samosa_jax.data.shards import ShardSet
@@ -22,21 +24,7 @@ BOS = 0
 VOCAB_SIZE = 50
 TOKEN_BYTES = np.array([0, *(1 + i % 4 for i in range(VOCAB_SIZE - 1))], np.int32)
 CONTEXT_LEN = 16
-NETWORK = Network.build(
-    ModelConfig(
-        vocab_size=VOCAB_SIZE,
-        context_len=CONTEXT_LEN,
-        num_layers=1,
-        model_dim=16,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_dim=32,
-        init="gpt2",
-        init_std=0.3,
-        soft_cap=5.0,
-    )
-)
+NETWORK = Network.build(dataclasses.replace(MODEL, vocab_size=VOCAB_SIZE, context_len=CONTEXT_LEN))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ def rows_of(plan) -> list[list[int]]:
     return [plan.items[a:b].tolist() for a, b in itertools.pairwise(bounds)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     sizes=st.lists(st.integers(1, 40), max_size=80),
     capacity=st.integers(40, 90),
@@ -32,7 +32,7 @@ def test_every_item_is_packed_once_whole_and_every_row_holds_one(sizes, capacity
         assert max_items is None or len(row) <= max_items
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=60), lookahead=st.integers(1, 10))
 def test_what_has_waited_longest_begins_the_row(sizes, lookahead):
     rows = rows_of(pack(np.array(sizes, np.int64), capacity=50, lookahead=lookahead))

@@ -69,7 +69,7 @@ def streamed(text: str, *, size: int = 3) -> list[Event]:
     return [TextDelta(0, "text", text[at : at + size]) for at in range(0, len(text), size)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(TEXT, st.sampled_from(["text", "think"]), st.integers(4, 70))
 @example(EVIL, "text", 40)
 @example(EVIL, "think", 40)
@@ -136,7 +136,6 @@ def test_streamed_markdown_ends_as_if_it_had_come_at_once(size, columns):
         st.sampled_from(["a *b*\n", "\n", "- x\n", "1. y\n", "```\n", "# h\n", "> q\n", "    c\n", "|a|\n"])
     )
 )
-@settings(deadline=None)
 def test_blocks_are_cut_without_loss_and_stay_finished(lines):
     text = "".join(lines)
     blocks = split_blocks(text)

@@ -168,7 +168,7 @@ def variants(draw: st.DrawFn) -> dict[str, Any]:
     return raw
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=SLOW_MACHINE)
+@settings(max_examples=120, suppress_health_check=SLOW_MACHINE)
 @given(raw=variants())
 def test_made_conversations_render_the_same(
     tokenizer: Tokenizer, theirs: HuggingFaceTokenizer, raw: dict[str, Any]
@@ -176,7 +176,7 @@ def test_made_conversations_render_the_same(
     assert_same(raw, tokenizer, theirs)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW_MACHINE)
+@settings(max_examples=30, suppress_health_check=SLOW_MACHINE)
 @given(raw=variants(), data=st.data())
 def test_prompts_render_the_same(
     tokenizer: Tokenizer, theirs: HuggingFaceTokenizer, raw: dict[str, Any], data: st.DataObject

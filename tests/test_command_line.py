@@ -359,7 +359,7 @@ def test_a_letter_takes_the_next_word_whatever_it_is(capsys: pytest.CaptureFixtu
     assert "  -p TEXT           the same as --prompt=TEXT\n" in capsys.readouterr().out
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.text())
 @example("@someone")
 @example("null")

@@ -12,6 +12,7 @@ from samosa_jax import evaluate
 from samosa_jax.command_line import parse_config
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
+from samosa_jax.evals import prompts
 from samosa_jax.evals.promotion import read_promotion
 from samosa_jax.evals.results import TaskResult, append_result, read_items, read_results
 from samosa_jax.model.gpt import Network
@@ -175,6 +176,33 @@ def test_a_gate_stops_with_three(trained: Path, run: Path, capsys: pytest.Captur
     passed = read_promotion(run)
     assert passed is not None
     assert passed.passed
+
+
+def test_a_gate_judges_what_was_just_evaluated(trained: Path, run: Path) -> None:
+    """And not a luckier result of fewer questions, which somebody has added since."""
+    call(trained, "--tasks=own/shown")
+    (whole,) = read_results(run)
+    assert whole.value < 1
+    lucky = {
+        "value": 1.0,
+        "low": 0.2,
+        "high": 1.0,
+        "num_items": 1,
+        "settings": {**whole.settings, "limit": 1},
+    }
+    append_result(run, TaskResult(**{**vars(whole), **lucky}))
+    gate = trained / "gate.yaml"
+    gate.write_text("conditions:\n  - {task: own/shown, at_least: 0.99}\n")
+    with pytest.raises(SystemExit) as stopped:
+        call(trained, f"--gate={gate}")
+    assert stopped.value.code == 3
+    refused = read_promotion(run)
+    assert refused is not None
+    assert not refused.passed
+
+
+def test_the_seed_of_examples_is_that_of_the_prompts() -> None:
+    assert evaluate.SHOTS_SEED == prompts.SHOTS_SEED
 
 
 def test_chatcore_takes_what_was_answered_in_words(trained: Path, run: Path, test_data: Path) -> None:

@@ -1,6 +1,7 @@
 """`samosa export`: what it writes, that it notices all that is not as it was trained, what it refuses."""
 
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from samosa_jax.convert.exported import ExportedModel
 from samosa_jax.convert.exporting import verify_folder, write_folder
 from samosa_jax.convert.extras import require_packages
 from samosa_jax.convert.lineage import read_lineage
+from samosa_jax.convert.model_card import model_card
 from samosa_jax.convert.safetensors_files import open_tensors
 from samosa_jax.convert.safetensors_writing import write_tensors
 from samosa_jax.convert.tokenizer_json import write_tokenizer
@@ -100,6 +102,32 @@ def test_what_is_no_export_is_never_replaced(tokenizer: Tokenizer, tmp_path: Pat
     with pytest.raises(UserError, match=r"runs/small exists and is no export"):
         command.main([str(run_folder), f"--out={run_folder}", "--overwrite"])
     assert (run_folder / "checkpoints").exists()
+
+
+def test_a_disk_that_fails_leaves_the_older_export(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Whether the new one could not be written, or not be given its name."""
+    run_folder = save_run(tmp_path / "runs", tokenizer)
+    out = tmp_path / "exports" / "small"
+    flags = [str(run_folder), f"--out={out}", "--overwrite", "--no-verify"]
+    command.main(flags)
+    (out / "stray").write_text("from the older one")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name.endswith(".unfinished"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(SystemExit) as ended:
+        run(command.main, flags)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {out} cannot be written (No space left on device); make room")
+    assert (out / "stray").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["small"]
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
@@ -275,6 +303,7 @@ def test_the_card_says_where_the_model_comes_from(tokenizer: Tokenizer, tmp_path
         ("base", "pretrain", 1),
     ]
     assert lineage[0].tokens == 3 * config.train.batch_tokens
+    assert not lineage[0].imported_from
     (tmp_path / "x").mkdir()
     write_folder(model, tmp_path / "x", format="hf", lineage=lineage, shard_bytes=10**9)
     card = (tmp_path / "x/README.md").read_text()
@@ -290,6 +319,19 @@ def test_the_card_says_where_the_model_comes_from(tokenizer: Tokenizer, tmp_path
         assert text in card, text
     shutil.rmtree(base)
     assert len(read_lineage(checkpoint)) == 1
+
+
+def test_the_card_of_an_imported_model_invents_no_training(tokenizer: Tokenizer, tmp_path: Path):
+    model = exported_models.model_of(exported_models.KINDS["qwen3"], tokenizer)
+    config = Config(name="qwen", out_dir=str(tmp_path), model=model.network.config)
+    data = {"imported": {"format": "hf", "path": "downloads/Qwen3-0.6B"}}
+    checkpoint = training_runs.save_run(
+        tmp_path / "qwen", config, tokenizer, model.params, step=5568, data=data
+    )
+    card = model_card(model, read_lineage(checkpoint), format="hf")
+    assert "**imported** (qwen): from downloads/Qwen3-0.6B; what trained it is not known here" in card
+    assert "5,568 steps" not in card
+    assert " tokens, " not in card.partition("## Training")[2]
 
 
 def test_a_missing_package_is_named_with_its_extra():

@@ -1,8 +1,10 @@
 """Evaluation by generation: pass@k, answers checked against published labels, and a real model asked."""
 
+import errno
 import gzip
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -288,7 +290,13 @@ def test_answers_are_given_with_tools_scored_and_kept(subject: Subject, question
     )
 
 
-def test_an_evaluation_that_was_stopped_goes_on(subject: Subject, questions: Path) -> None:
+def no_space(source: Path, target: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_evaluation_that_was_stopped_goes_on(
+    subject: Subject, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = find_generation_task("gsm8k")
     items = open_items(task, data_dir=questions)
     settings = GenerationSettings(samples=2, temperature=0.7)
@@ -305,8 +313,14 @@ def test_an_evaluation_that_was_stopped_goes_on(subject: Subject, questions: Pat
         evaluate_generation(watched, items, subject, settings)
     assert not read_results(subject.run)
     (unfinished,) = subject.run.rglob("*.unfinished")
-    # A kill may cut the last line.
-    unfinished.write_text(unfinished.read_text() + '{"item": "3", "sam')
+    # A kill may cut the last line, a disk may lose one.
+    unfinished.write_text(unfinished.read_text() + '\0\0\0\n{"item": "3", "sam')
+    kept = unfinished.read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", no_space)
+        with pytest.raises(UserError, match=r"answers cannot be written"):
+            evaluate_generation(watched, items, subject, settings)
+    assert unfinished.read_text() == kept
     (result,) = evaluate_generation(watched, items, subject, settings)
     assert len(asked) == 4 + 3
     assert result.counts["kept_from_before"] == 3

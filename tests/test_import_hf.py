@@ -49,6 +49,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "nanochat": ("NanoChat", {}),
+    "nanochat_without_a_cap": ("NanoChat", {"final_logit_softcapping": None}),
 }
 
 
@@ -254,6 +255,19 @@ def test_refused_by_name_and_nothing_is_left(case: str, copy: Path, tmp_path: Pa
         run(copy, out)
     assert "\n" not in str(caught.value)
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--rope-pairs=halves", r"--rope-pairs is for NovaMind's .pt files"),
+        ("--rope-base=10000", r"--rope-base is for nanochat's checkpoints"),
+        ("--step=3", r"--step is for nanochat's checkpoints"),
+    ],
+)
+def test_flags_for_other_models_are_refused(flag: str, message: str, llama: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=message):
+        run(llama, tmp_path / "runs" / "llama", flag)
 
 
 def test_a_missing_shard_and_a_tensor_that_is_not_in_its_shard_are_named(tmp_path: Path):

@@ -277,6 +277,8 @@ def test_a_step_may_be_named(tmp_path: Path):
     assert find_checkpoint(tmp_path, step=STEP) == find_checkpoint(tmp_path) == tmp_path / "model_000012.pt"
     with pytest.raises(UserError, match=r"has no model of step 7; it has those of 12"):
         find_checkpoint(tmp_path, step=7)
+    with pytest.raises(UserError, match=r"model_000012.pt is not the model of step 7"):
+        find_checkpoint(tmp_path / "model_000012.pt", step=7)
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,13 @@ def test_refused_by_name(change: dict[str, Any], message: str, tmp_path: Path):
     assert not Path("/tmp/samosa_was_here").exists()
 
 
+@pytest.mark.parametrize(("key", "value"), [("num_heads", 0), ("max_seq_len", "2k"), ("eps", float("nan"))])
+def test_a_config_that_cannot_be_is_named(key: str, value: object, tmp_path: Path):
+    path = save(tmp_path, {"model": state_dict(), "config": {key: value}})
+    with pytest.raises(UserError, match=rf"{key} of its config is '?{value}'?; expected a positive number"):
+        open_novamind(path)
+
+
 def test_the_command_exits_with_2_and_one_line(tmp_path: Path):
     path = save(tmp_path, {**state_dict(), "config": Malicious()})
     done = subprocess.run(

@@ -87,6 +87,11 @@ def change_config(folder: Path) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
 
 
+def change_record(folder: Path, **values: object) -> None:
+    path = folder / "samosa.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
 def other_tokenizer(folder: Path) -> None:
     exported_models.train_tokenizer(seed=7).save(folder / "tokenizer")
 
@@ -107,6 +112,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "damaged_record": (
         lambda folder: (folder / "samosa.json").write_text("{"),
         r"samosa.json cannot be read",
+    ),
+    "record_of_another_form": (
+        lambda folder: change_record(folder, files=["config.json"]),
+        r"samosa.json has no files that can be read",
     ),
 }
 

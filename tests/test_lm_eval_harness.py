@@ -1,10 +1,7 @@
-"""A trained model under the lm-evaluation-harness itself: its tasks, its windows, its files, our numbers."""
+"""A trained model under the lm-evaluation-harness itself: its tasks, its windows, our numbers."""
 
-import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,114 +14,30 @@ pytest.importorskip(
 import exported_models
 import jax
 import jax.numpy as jnp
-import lm_eval.tasks
 import numpy as np
-import training_runs
-import yaml
-from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance, OutputType
-from lm_eval.tasks import TaskManager
+from lm_eval_tasks import CONTEXT_LEN, QUESTIONS, TEXTS, evaluate, write_run, write_tasks
 from scripted_engine import ScriptedEngine
 
-from samosa_jax import lm_eval_harness as command
-from samosa_jax.command_line import run
-from samosa_jax.config import Config
 from samosa_jax.convert.exporting import write_folder
-from samosa_jax.data import tokenizer_training
 from samosa_jax.data.chat.conversation import parse_prompt
 from samosa_jax.data.chat.template import render
 from samosa_jax.errors import UserError
-from samosa_jax.evals.results import read_items, read_results
 from samosa_jax.lm_eval_model import SamosaLM, prompt_of, read_settings, split_texts
 from samosa_jax.rollout.request import Prompt
 from samosa_jax.trained import Trained, open_trained
 
 Direct = Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
-CONTEXT_LEN = 128
-OPTIONS = {  # whatever makes positions, turns and neighbours count
-    "context_len": CONTEXT_LEN,
-    "position": "hirope",
-    "window_pattern": "SL",
-    "window": 9,
-    "smear": True,
-    "soft_cap": 15.0,
-}
-QUESTIONS = [
-    {"question": f"{name} sees ", "choices": ["the river", "a house today", "x"], "gold": number % 3}
-    for number, name in enumerate(["Anna", "The king", "My friend", "Tom and " * 70, ""])
-]
-TEXTS = [{"text": training_runs.make_text(seed) * 3} for seed in range(3)] + [{"text": "Anna."}]
-PROMPTS = [{"question": text, "answer": "no"} for text in ("Tom likes", "the dog " * 60, "Why?")]
-GENERATION = {"until": ["e", "\n\n"], "max_gen_toks": 20}
-
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tasks, as people write their own: one of every kind, and a group."""
-    folder = tmp_path_factory.mktemp("tasks")
-    mean = {"aggregation": "mean", "higher_is_better": True}
-    perplexities = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-    choice: dict[str, Any] = {
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "gold",
-        "target_delimiter": "",
-        "metric_list": [{"metric": name, **mean} for name in ("acc", "acc_norm")],
-    }
-    texts: dict[str, Any] = {
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": name} for name in perplexities],
-    }
-    answers: dict[str, Any] = {
-        "output_type": "generate_until",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": GENERATION,
-        "metric_list": [{"metric": "exact_match", **mean}],
-    }
-    for name, rows, settings in (
-        ("choices", QUESTIONS, {**choice, "tag": "unused"}),
-        ("more_choices", QUESTIONS[:2], choice),
-        ("texts", TEXTS, texts),
-        ("answers", PROMPTS, answers),
-    ):
-        data = folder / f"{name}.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        common = {
-            "task": f"my_{name}",
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")},
-            "test_split": "test",
-            "metadata": {"version": 3.0},
-        }
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**common, **settings}))
-    group = {
-        "group": "my_group",
-        "task": ["my_choices", "my_more_choices"],
-        "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
-    }
-    (folder / "group.yaml").write_text(yaml.safe_dump(group))
-    return folder
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose model has random numbers."""
-    folder = tmp_path_factory.mktemp("runs")
-    tokenizer = exported_models.train_tokenizer()
-    model = exported_models.model_of(OPTIONS, tokenizer)
-    # Greedy decoding shall write text, as libraries disagree about bytes that are none.
-    is_text = np.array([len(tokenizer.decode_bytes([i]).strip()) > 1 for i in range(tokenizer.vocab_size)])
-    head = np.array(model.params["head"])
-    head[: len(is_text)] *= is_text[:, None]
-    config = Config(name="small", out_dir=str(folder), model=model.network.config)
-    tokenizer_training.write(tokenizer, folder / "small" / "tokenizer")
-    training_runs.save_run(folder / "small", config, tokenizer, {**model.params, "head": jnp.asarray(head)})
-    return folder / "small"
+    return write_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +62,6 @@ def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path
     )
     write_folder(exported, folder, format="hf", lineage=(), shard_bytes=10**9)
     return folder
-
-
-def evaluate(model: Any, tasks: Path, *names: str, **settings: Any) -> Mapping[str, Any]:
-    evaluate_here: Any = simple_evaluate  # a decorator hides its parameters
-    manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    found = evaluate_here(model=model, tasks=list(names), task_manager=manager, bootstrap_iters=0, **settings)
-    assert found is not None
-    return found
 
 
 def responses(found: Mapping[str, Any], task: str) -> list[list[Any]]:
@@ -374,110 +279,3 @@ def test_settings():
 def test_a_continuation_without_a_token(model: SamosaLM):
     with pytest.raises(UserError, match="mine: the continuation '' of item 0 adds no token"):
         ask(model, "loglikelihood", ("Tom", ""))
-
-
-@pytest.fixture
-def own_tasks_only(monkeypatch: pytest.MonkeyPatch):
-    """Without the harness's own tasks, whose 14 000 files take many seconds to look through."""
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
-
-
-@pytest.mark.usefixtures("own_tasks_only")
-def test_the_command(run_folder: Path, tasks: Path, model: SamosaLM, capsys: pytest.CaptureFixture[str]):
-    """The harness's files, its table, and a result with an interval and items for every number of it."""
-    command.main(
-        [str(run_folder), "--tasks=my_group,my_texts,my_answers", f"--include_path={tasks}", "--max_batch=2"]
-    )
-    output = capsys.readouterr().out
-    assert "| - my_choices" in output
-    assert "9 results: " in output
-    results = {(one.task, one.metric): one for one in read_results(run_folder)}
-    expected = {
-        *(
-            (f"lm_eval/my_{task}", metric)
-            for task in ("choices", "more_choices")
-            for metric in ("acc", "acc_norm")
-        ),
-        ("lm_eval/my_group", "acc"),
-        *(("lm_eval/my_texts", metric) for metric in ("word_perplexity", "byte_perplexity", "bits_per_byte")),
-        ("lm_eval/my_answers", "exact_match"),
-    }
-    assert results.keys() == expected
-    found = evaluate(model, tasks, "my_choices", "my_texts")
-    for (task, metric), result in results.items():
-        assert result.low <= result.value <= result.high
-        assert result.settings["version"] == ("N/A" if task == "lm_eval/my_group" else 3.0)
-        name = task.removeprefix("lm_eval/")
-        if name in found["results"]:
-            assert result.value == pytest.approx(found["results"][name][f"{metric},none"], rel=1e-6)
-        if name != "my_group":
-            assert len(read_items(run_folder, result)) == result.num_items
-    group = results["lm_eval/my_group", "acc"]
-    assert (group.num_items, group.items) == (7, "")
-    choices = results["lm_eval/my_choices", "acc"]
-    scores = [item["score"] for item in read_items(run_folder, choices)]
-    assert choices.value == pytest.approx(sum(scores) / len(QUESTIONS))
-    assert choices.counts == {"truncated_prompts": 3}
-    assert not results["lm_eval/my_texts", "bits_per_byte"].higher_is_better
-    (file,) = run_folder.glob("lm_eval/00000001/*/small/results_*.json")
-    assert json.loads(file.read_text())["config"]["model_num_parameters"] == model._trained.num_params
-
-
-@pytest.mark.usefixtures("own_tasks_only")
-def test_data_that_is_not_there(run_folder: Path, tasks: Path, tmp_path: Path):
-    task = yaml.safe_load((tasks / "choices.yaml").read_text())
-    task["dataset_kwargs"]["data_files"] = {"test": str(tmp_path / "gone.jsonl")}
-    (tmp_path / "choices.yaml").write_text(yaml.safe_dump(task))
-    with pytest.raises(UserError, match=r"data of the tasks cannot be read: .*gone\.jsonl.*--include_path"):
-        command.main([str(run_folder), "--tasks=my_choices", f"--include_path={tmp_path}"])
-
-
-@pytest.mark.usefixtures("own_tasks_only")
-@pytest.mark.parametrize(
-    ("flags", "problem"),
-    [
-        (["--tasks=my_choice"], "my_choice is no task of the harness; did you mean my_choices"),
-        (["--tasks=my_choices", "--model=hf"], "--model has no effect here: the model is the run"),
-        (["--tasks=my_choices", "--batch_size=8"], "--batch_size has no effect here: .* --max_batch"),
-        (["--limit=3"], "--tasks is missing"),
-        (["--tasks=my_choices", "--frobnicate"], "unrecognized arguments: --frobnicate"),
-        (["--tasks=my_choices", "--max_batch=0"], "--tensor and --max_batch must be at least 1"),
-        (
-            ["--tasks=my_choices", "--fewshot_as_multiturn"],
-            "the harness cannot begin: When `fewshot_as_multi",
-        ),
-        (["--tasks=my_answers", "--gen_kwargs", "top_pp=1"], "top_pp=1 is nothing .* did you mean top_p"),
-    ],
-)
-def test_what_the_command_refuses(
-    run_folder: Path, tasks: Path, capsys: pytest.CaptureFixture[str], flags: list[str], problem: str
-):
-    with pytest.raises(SystemExit) as ended:
-        run(command.main, [str(run_folder), f"--include_path={tasks}", *flags])
-    assert ended.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert_matches(problem, line)
-
-
-def assert_matches(pattern: str, line: str) -> None:
-    with pytest.raises(UserError, match=pattern):
-        raise UserError(line)
-
-
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(SystemExit) as ended:
-        run(command.main, ["runs/base", "--tasks=hellaswag"])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "pip install 'samosa-jax[lm-eval]'" in error
-
-
-def test_help_is_of_both(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
-        run(command.main, ["--help"])
-    assert ended.value.code == 0
-    output = capsys.readouterr().out
-    assert "--max_batch" in output
-    assert "--num_fewshot" in output

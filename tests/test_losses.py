@@ -6,26 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_layer import MODEL
 
-from samosa_jax.config import MeshConfig, ModelConfig
+from samosa_jax.config import MeshConfig
 from samosa_jax.data.batch import Batch
 from samosa_jax.model.gpt import Network
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.training.losses import make_pretrain_loss, sharded_cross_entropy
 
-MODEL = ModelConfig(
-    vocab_size=61,
-    context_len=12,
-    num_layers=1,
-    model_dim=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    soft_cap=4.0,
-    init="gpt2",
-    init_std=0.3,
-)
 NETWORK = Network.build(MODEL)
 
 

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from samosa_jax.data.mixture import MAX_PERIOD, Mixture
 from samosa_jax.errors import UserError
 
 
-@settings(deadline=None)
 @given(weights=st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_every_prefix_holds_its_share_to_within_a_row(weights: list[int]):
     mixture = Mixture([float(weight) for weight in weights])

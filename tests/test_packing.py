@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shard_folders import BOS, VOCAB_SIZE, document, random_lengths, write_folder
 
@@ -86,7 +86,6 @@ def test_permutations_are_the_same_on_every_machine_and_version():
     assert sorted(seeded_permutation(1_000, key=(5, 1)).tolist()) == list(range(1_000))
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20),
     ends=st.lists(st.tuples(st.integers(0, 180), st.integers(0, 180)), min_size=1, max_size=5),
@@ -153,7 +152,6 @@ extension_lists = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(
     extensions=extension_lists,
     seed=st.integers(0, 3),
@@ -170,7 +168,6 @@ def test_any_span_is_what_reading_from_the_start_gives(
     np.testing.assert_array_equal(span.begins_document, expected == BOS)
 
 
-@settings(deadline=None)
 @given(
     extensions=extension_lists,
     spans=st.lists(st.tuples(st.integers(0, 1_500), st.integers(1, 400)), min_size=1, max_size=6),
@@ -209,7 +206,6 @@ def rows_by_hand(stream: TokenStream, *, num_rows: int, context_len: int) -> lis
     return found
 
 
-@settings(deadline=None)
 @given(
     extensions=extension_lists,
     seed=st.integers(0, 3),
@@ -230,7 +226,6 @@ def test_any_rows_are_what_ordering_from_the_start_gives(
     assert stream.row_order(start, last + 1, context_len=context_len).tolist() == expected
 
 
-@settings(deadline=None)
 @given(extensions=extension_lists, context_len=st.integers(1, 70), number=st.integers(0, 6))
 def test_a_pass_holds_every_row_once(
     shards: ShardSet, extensions: list[tuple[int, int]], context_len: int, number: int
@@ -278,7 +273,6 @@ def test_a_row_waits_for_no_shard_but_its_own(tmp_path: Path, context_len: int):
         np.testing.assert_array_equal(early.read(begins, ends).tokens, whole.read(begins, ends).tokens)
 
 
-@settings(deadline=None)
 @given(
     extensions=st.sampled_from([[(0, 1)], [(0, 2)], [(0, 1), (2, 2)], [(0, 1), (1, 2)]]),
     context_len=st.integers(1, 70),
@@ -313,7 +307,6 @@ def test_appending_keeps_the_meaning_of_the_current_pass(
     assert old.extended(extensions[-1][1], position=position) == old.extensions
 
 
-@settings(deadline=None)
 @given(position=st.integers(1, 300), later=st.integers(0, 2_000))
 def test_in_the_first_pass_appending_is_as_if_all_had_been_there(shards: ShardSet, position: int, later: int):
     old = make_stream(shards, (0, 1))
@@ -343,7 +336,6 @@ def batch_by_hand(
     return k_lo, position
 
 
-@settings(deadline=None)
 @given(data=st.data(), document_masking=st.booleans())
 def test_ranges_and_positions_follow_the_documents(data: st.DataObject, document_masking: bool):
     rows, length = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12))

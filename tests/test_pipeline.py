@@ -107,7 +107,7 @@ def test_a_long_document_is_spread_over_many_steps(tmp_path: Path):
     assert sum(count > 0 for count in counts) >= 15
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     process_count=st.sampled_from([1, 2, 3, 6]),
     num_threads=st.integers(0, 3),
@@ -357,7 +357,6 @@ def token_bytes() -> np.ndarray:
     return table
 
 
-@settings(deadline=None)
 @given(batch_rows=st.sampled_from([2, 4, 6]), context_len=st.integers(1, 60), max_tokens=st.integers(0, 60))
 def test_validation_predicts_every_token_once(
     folders: list[Path], batch_rows: int, context_len: int, max_tokens: int

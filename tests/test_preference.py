@@ -1,5 +1,6 @@
 """DPO: loss, metrics and gradients against torch's, however the pairs are packed and spread over devices."""
 
+import dataclasses
 import functools
 import re
 from typing import Any
@@ -8,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_layer import MODEL
 from tiny_training import mesh_of
 
-from samosa_jax.config import ModelConfig
 from samosa_jax.data.batch import Batch
 from samosa_jax.data.chat.preference_batch import PreferenceBatch
 from samosa_jax.model.gpt import Network
@@ -20,21 +21,7 @@ from samosa_jax.training.preference import Reference, make_dpo_loss, make_refere
 from samosa_jax.training.step import accumulate, put_batch
 
 VOCAB_SIZE, LENGTH, NUM_PAIRS = 61, 31, 8
-NETWORK = Network.build(
-    ModelConfig(
-        vocab_size=VOCAB_SIZE,
-        context_len=LENGTH,
-        num_layers=1,
-        model_dim=16,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_dim=32,
-        soft_cap=4.0,
-        init="gpt2",
-        init_std=0.3,
-    )
-)
+NETWORK = Network.build(dataclasses.replace(MODEL, vocab_size=VOCAB_SIZE, context_len=LENGTH))
 PLAIN: dict[str, Any] = {
     "beta": 0.3,
     "label_smoothing": 0.0,

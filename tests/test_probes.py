@@ -197,7 +197,7 @@ def test_what_probes_ask_of_a_search_is_in_the_pages() -> None:
 
 def test_the_persona_is_who_the_file_says() -> None:
     other = Persona(name="Chai", maker="Ada Lovelace")
-    probes = {probe.item: probe for probe in as_written(load_suite(PROBES, only=["identity"]), other)}
+    probes = {probe.item: probe for probe in as_written(load_suite(PROBES), other)}
     assert probes["who_are_you"].checks["answer_contains"] == ("Chai",)
     assert "Ada Lovelace" in probes["tell_about_maker"].turns[0].user
     files = "".join(path.read_text() for path in PROBES.glob("*.yaml"))
@@ -229,7 +229,7 @@ def test_variants_are_held_out_and_depend_on_the_seed_alone() -> None:
 
 
 def test_a_variant_from_a_task_is_scored_by_it() -> None:
-    suite = load_suite(PROBES, only=["temporal"])
+    suite = load_suite(PROBES)
     probe = next(
         probe
         for probe in held_out(suite, PERSONA, seed=0, per_probe=1)
@@ -264,6 +264,11 @@ GOOD: dict[str, Any] = {"name": "one", "say": "1+{a}?", "with": {"a": 2}, "check
         ({"compute": {"x": "{a} +"}}, "compute.x is '2 +', which the calculator does not take"),
         ({"variants": {}}, "variants changes nothing"),
         ({"variants": {"numbers": {"a": [5, 1]}}}, "variants.numbers.a is [5, 1]"),
+        ({"variants": {"numbers": [2, 5]}}, "variants.numbers is [2, 5]; expected a name with"),
+        (
+            {"compute": {"x": "6 / {a}"}, "variants": {"cases": [{"a": 3}, {"a": 0}]}},
+            "compute.x is '6 / 0', which the calculator does not take",
+        ),
         ({"variants": {"numbers": {"aa": [1, 5]}}}, "variants draw 'aa', which `with` does not give"),
         (
             {"variants": {"task": "tempral"}},
@@ -292,8 +297,6 @@ def test_mistakes_in_a_folder_are_named(tmp_path: Path) -> None:
         load_suite(tmp_path)
     (tmp_path / "pages.jsonl").write_text(json.dumps(PAGE))
     assert load_suite(tmp_path).probes[0].values == {"a": "2"}
-    with pytest.raises(UserError, match="no probes of category 'reasonin'; did you mean reasoning"):
-        load_suite(tmp_path, only=["reasonin"])
     (tmp_path / "b.yaml").write_text(file.read_text())
     with pytest.raises(UserError, match=r"b.yaml: probe one: the name is taken by .*a.yaml"):
         load_suite(tmp_path)

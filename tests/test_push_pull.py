@@ -53,6 +53,12 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.keep_tokenizer(tokenizer)
     write_yaml(folder.config, to_dict(config))
     folder.metrics.write_text('{"step": 1}\n')
+    folder.evals.write_text('{"step": 8}\n')
+    folder.promotion.write_text("passed\n")
+    items = folder.evaluated_items / "00000008"
+    items.mkdir(parents=True)
+    (items / "piqa.jsonl").write_text('{"item": "0", "score": 1.0}\n')
+    (items / "gsm8k.unfinished").write_text("{}\n")
     (run / "lock").touch()
     (run / "checkpoints" / "00000012").mkdir()  # never finished
     return run
@@ -100,7 +106,9 @@ def test_a_run_comes_back_whole(hub: Hub, run: Path, capsys: pytest.CaptureFixtu
     pull.main([REPO])
     pulled = contents(Path("runs/stories"))
     assert pulled.pop(".gitattributes") == b"x"
-    assert pulled == {name: value for name, value in before.items() if name != "lock"}
+    of_this_machine = ("lock", "evals/00000008/gsm8k.unfinished")
+    assert pulled == {name: value for name, value in before.items() if name not in of_this_machine}
+    assert {"PROMOTION", "evals/00000008/piqa.jsonl"} <= pulled.keys()
     assert not [path for path in Path("runs").iterdir() if path.name != "stories"]
     there, here = open_trained(Path("elsewhere")), open_trained(Path("runs/stories"))
     assert (here.step, here.tokenizer.fingerprint) == (8, there.tokenizer.fingerprint)
@@ -145,6 +153,29 @@ def test_a_checkpoint_alone_and_exports(hub: Hub, run: Path) -> None:
     push.main([str(export), REPO])
     pull.main([REPO])
     assert contents(Path("exports/stories")) == contents(export)
+
+
+def write_export(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in ("samosa.json", *names):
+        (folder / name).write_bytes(f"{name} of {folder.name}".encode())
+    return folder
+
+
+def test_weights_of_an_older_export_do_not_stay_beside_the_new(hub: Hub) -> None:
+    """transformers would load model.safetensors before it looks at an index."""
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    small = write_export(Path("small"), "config.json", "model.safetensors", "README.md")
+    large = write_export(Path("large"), "config.json", "model.safetensors.index.json", *shards)
+    gguf = write_export(Path("gguf"), "model.gguf")  # a .gguf has no config.json
+    push.main([str(small), REPO])
+    push.main([str(large), REPO])
+    weights = {name for name in head(hub) if name.startswith("model")}
+    assert weights == {"model.safetensors.index.json", *shards}
+    push.main([str(gguf), REPO])
+    assert {name for name in head(hub) if name.startswith("model")} == {*weights, "model.gguf"}
+    push.main([str(small), REPO])
+    assert {name for name in head(hub) if name.startswith("model")} == {"model.safetensors", "model.gguf"}
 
 
 def test_other_folders_are_refused(hub: Hub, run: Path, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def bash_blocks() -> list[str]:
 def test_every_command_runs(tmp_path: Path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "my.txt").write_text("\n\n".join(corpus.documents(max_bytes=300_000)), encoding="utf-8")
-    user = {
-        name: value for name, value in os.environ.items() if name != "XLA_FLAGS"
-    }  # one device, as at home
+    # One device and optimised programs, as at home.
+    tests_own = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    user = {name: value for name, value in os.environ.items() if name not in tests_own}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     blocks = bash_blocks()
     if importlib.util.find_spec("torch") is None:

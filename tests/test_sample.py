@@ -1,11 +1,14 @@
 """Samples during training: what is drawn, from which randomness, and that no mesh changes it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_layer import MODEL
 
-from samosa_jax.config import MeshConfig, ModelConfig
+from samosa_jax.config import MeshConfig
 from samosa_jax.errors import UserError
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
@@ -15,19 +18,7 @@ from samosa_jax.rollout.sample import choose_tokens, make_sampler
 
 BOS = 1
 PROMPTS = [[BOS, 5, 9], [BOS, 40]]
-CONFIG = ModelConfig(
-    vocab_size=64,
-    context_len=16,
-    num_layers=2,
-    model_dim=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    init="gpt2",
-    init_std=0.4,
-    soft_cap=4.0,
-)
+CONFIG = dataclasses.replace(MODEL, vocab_size=64, context_len=16, num_layers=2, init_std=0.4)
 NETWORK = Network.build(CONFIG)
 
 

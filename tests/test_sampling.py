@@ -41,7 +41,7 @@ def kept_by_definition(weights: np.ndarray, *, top_k: int, top_p: float, min_p: 
     return kept & (weights >= min_p)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     top_k=st.sampled_from([0, 1, 2, 7, 50, V - 1, V, 10 * V]),
@@ -95,7 +95,7 @@ def test_tokens_come_as_often_as_softmax_says():
     assert np.abs(found - np.asarray(jax.nn.softmax(logits[0]))).max() > 0.01
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     weights=st.lists(st.sampled_from([0.0, 0.0, 1e-30, 1e-3, 0.5, 1.0]), min_size=V, max_size=V).filter(any),
     uniform=st.sampled_from([0.0, 1e-7, 0.25, 0.5, 0.999_999_9, float(np.nextafter(np.float32(1), 0))]),

@@ -226,7 +226,7 @@ def test_without_user_namespaces_what_is_missing_is_told(holds: dict[str, Protec
     assert active == {name: p.is_active for name, p in holds.items() if name in active}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.text(), st.text())
 def test_whatever_a_program_is_there_is_a_result(code: str, stdin: str):
     result = run_python(code, stdin=stdin, limits=PATIENT)
@@ -235,7 +235,7 @@ def test_whatever_a_program_is_there_is_a_result(code: str, stdin: str):
 
 
 @given(st.text().filter(lambda text: "\r" not in text))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_input_arrives_as_it_is_given(text: str):
     code = "import sys; print(ascii(sys.stdin.read()))"
     result = run_python(code, stdin=text, limits=PATIENT)

@@ -42,7 +42,7 @@ def test_wsd_without_decay_is_constant():
     assert make_schedule(config, num_steps=10)(9) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(["constant", "cosine", "wsd", "linear"]),
     num_steps=st.integers(1, 5000),

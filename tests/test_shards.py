@@ -42,7 +42,7 @@ documents_strategy = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shards=documents_strategy, wide=st.booleans())
 def test_round_trip(
     tmp_path_factory: pytest.TempPathFactory, shards: list[list[list[int]]], wide: bool

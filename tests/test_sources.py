@@ -191,7 +191,7 @@ row_texts = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(texts=row_texts, kind=st.sampled_from(["jsonl", "jsonl.zst", "parquet"]))
 def test_any_text_survives_and_reading_goes_on_anywhere(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], kind: str

@@ -20,7 +20,6 @@ from samosa_jax.evals.probe_suite import probe_tools
 from samosa_jax.evals.probes import load_suite
 from samosa_jax.evals.promotion import (
     check_promoted,
-    fingerprint_of,
     read_promotion,
     write_promotion,
 )
@@ -28,6 +27,7 @@ from samosa_jax.evals.results import TaskResult, append_result, read_items, read
 from samosa_jax.rollout.tools.registry import ToolContext
 from samosa_jax.stage_gate import check_gate, hold_against_gate
 from samosa_jax.trained import open_trained
+from samosa_jax.training.checkpoint import seal_digest
 from samosa_jax.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -131,8 +131,21 @@ def test_a_gate_lets_the_model_pass_and_stops_it_once_damaged(place: Path) -> No
     good = open_trained(run)
     promotion = read_promotion(run)
     assert promotion is not None
-    assert (promotion.passed, promotion.checkpoint) == (True, fingerprint_of(good.folder))
+    assert (promotion.passed, promotion.checkpoint) == (True, seal_digest(good.folder))
     check_promoted(good.folder)
+
+    # Killed between the results of a suite, the next command makes those that are missing, and no others.
+    evals = RunFolder(run).evals
+    lines = evals.read_text().splitlines(keepends=True)
+    evals.write_text("".join(line for line in lines if '"probes/think_tool"' not in line))
+    assert hold_against_gate(run, config).passed
+    made = [one.task for one in read_results(run)]
+    assert (made.count("probes"), made.count("probes/think_tool"), made.count("probes/artefacts")) == (
+        2,
+        1,
+        1,
+    )
+    evals.write_text("".join(lines))
 
     # Noise on one matrix of one layer, as large as the weights themselves.
     leaves, structure = jax.tree.flatten(good.params)

@@ -133,7 +133,7 @@ def test_merges_in_another_order_are_seen(tokenizer: SentencePieceTokenizer) -> 
     st.randoms(use_true_random=False),
     st.lists(st.text("ab", max_size=24), min_size=1, max_size=8),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_one_pair_per_token_is_enough(tokens: set[str], rng: Any, words: list[str]) -> None:
     """Any ranks, not only those of training, and text full of overlaps: as joining by rank and place."""
     order = sorted(tokens)

@@ -194,7 +194,7 @@ def check_harmless(browser: Browser, html: str) -> None:
     assert not browser.complaints()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=40).map("".join))
 def test_whatever_is_written_only_harmless_elements_come_of_it(browser: Browser, text: str) -> None:
     check_harmless(browser, render(browser, text.encode("utf-8", "replace").decode()))
@@ -209,7 +209,7 @@ def test_attacks_stay_text(browser: Browser) -> None:
     assert not browser.evaluate("return document.querySelectorAll('#thread :is(script, img, iframe)').length")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join), st.integers(0, 2**32))
 def test_a_text_that_streams_in_ends_as_it_would_at_once(browser: Browser, text: str, seed: int) -> None:
     rng = random.Random(seed)

@@ -43,6 +43,11 @@ class ConfigReader:
             raise UserError(f"{self.path} has no {name}, which the network's shape needs; fetch it again")
         return default
 
+    def take_or_null(self, name: str, default: Any) -> Any:
+        """As `take`, where null is a value of its own, which switches something off."""
+        self._untaken.discard(name)
+        return self._values.get(name, default)
+
     def number(self, name: str, default: Any = _NEEDED) -> Any:
         """As `take`, for a positive number."""
         value = self.take(name, default)

@@ -1,7 +1,6 @@
 """What an export has to answer: the questions, and the answers of the model that was trained."""
 
 import functools
-import hashlib
 from collections.abc import Mapping
 
 import jax
@@ -10,9 +9,10 @@ import numpy as np
 
 from samosa_jax.config import MeshConfig
 from samosa_jax.convert.battery import CHATS, TEXTS, random_texts
+from samosa_jax.convert.closeness import row_tokens
 from samosa_jax.convert.exported import ExportedModel
 from samosa_jax.convert.layout import Layout
-from samosa_jax.convert.questions import Answers, Questions, RenderedChat
+from samosa_jax.convert.questions import Answers, Questions, RenderedChat, tensor_digest
 from samosa_jax.data.chat.conversation import Conversation, parse_conversation, parse_prompt
 from samosa_jax.data.chat.template import render, render_text
 from samosa_jax.data.imported_tokenizer import ImportedTokenizer
@@ -25,15 +25,13 @@ from samosa_jax.rollout.request import Prompt, Sampling
 NUM_NEW = 64  # tokens that are written greedily
 NUM_RANDOM_TEXTS = 200
 ROW_TOKENS = 128  # of which logits are compared; more where a window is longer
-PAST_WINDOW = 32  # tokens that a row goes on after the first that a window hides something from
 OPENING = "Once upon a time, there was"  # of a text without turns
 
 
 def ask(model: ExportedModel, *, seed: int = 0, num_new: int = NUM_NEW) -> Questions:
     """The questions for a model of this vocabulary and context; without `num_new`, none of greedy text."""
     config, tokenizer = model.network.config, model.tokenizer
-    windows = [window for window in config.layer_windows if window is not None]
-    length = min(config.context_len, max(ROW_TOKENS, *(window + PAST_WINDOW for window in windows), 0))
+    length = row_tokens(config, least=ROW_TOKENS)
     draw = np.random.default_rng(seed)
     chats = np.concatenate([_rendered(chat, model)[1] for chat in CHATS])
     text = [tokenizer.bos_id, *tokenizer.encode(" ".join(TEXTS))]
@@ -107,12 +105,8 @@ def _mesh_of(model: ExportedModel) -> jax.sharding.Mesh:
 
 def tensor_digests(model: ExportedModel, layout: Layout) -> dict[str, str]:
     """SHA-256 of every tensor's numbers in float32, also of those that repeat another."""
-    digests = {name: _digest(tensor) for name, tensor in layout.stream(model.params)}
+    digests = {name: tensor_digest(tensor) for name, tensor in layout.stream(model.params)}
     return digests | {name: digests[original] for name, original in layout.repeated.items()}
-
-
-def _digest(tensor: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(tensor, np.float32).data).hexdigest()
 
 
 def _rendered(chat: Mapping[str, object], model: ExportedModel) -> tuple[str, list[int]]:

@@ -35,6 +35,12 @@ class ExportedModel:
     def twin(self) -> Twin | NoTwin:
         return find_twin(self.network.config)
 
+    def known_as(self, format: str) -> str:
+        """The architecture that others take it for, in one of the formats of `convert.exporting`."""
+        if format == "nanochat":
+            return format
+        return "samosa" if format == "torch" or isinstance(self.twin, NoTwin) else self.twin
+
     @property
     def num_params(self) -> int:
         return sum(leaf.num_params for leaf in jax.tree.leaves(self.network.info))

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from samosa_jax.config import to_dict
-from samosa_jax.config.architecture import NoTwin
 from samosa_jax.convert import nanochat_format
 from samosa_jax.convert.expected import ask, expected_answers, tensor_digests
 from samosa_jax.convert.exported import ExportedModel
@@ -26,7 +25,7 @@ from samosa_jax.convert.hf_format import hf_files, hf_layout, write_hf
 from samosa_jax.convert.layout import Layout
 from samosa_jax.convert.lineage import Stage
 from samosa_jax.convert.model_card import model_card
-from samosa_jax.convert.own_export import RECORD, RECORD_VERSION
+from samosa_jax.convert.own_export import RECORD_VERSION
 from samosa_jax.convert.questions import Answers, Questions
 from samosa_jax.convert.safetensors_files import open_tensors
 from samosa_jax.convert.safetensors_writing import SHARD_BYTES
@@ -34,6 +33,7 @@ from samosa_jax.convert.torch_format import TORCH_FILES, torch_layout, write_tor
 from samosa_jax.convert.verification import MismatchError, Verification, compare, read_in_fresh_process
 from samosa_jax.data.manifest import TOKENIZER_FOLDER, hash_file
 from samosa_jax.errors import UserError
+from samosa_jax.training.run_folder import EXPORT_RECORD
 
 Format = Literal["hf", "torch", "gguf", "nanochat"]
 Reader = Callable[[str, Path, Questions], Answers]
@@ -133,13 +133,18 @@ def export(
     require_packages(packages, extra=wanted.extra, purpose=f"--format={format}")
     check_destination(folder, overwrite=overwrite)
     with _unfinished(folder) as place:
-        write_folder(model, place, format=format, lineage=lineage, shard_bytes=shard_bytes)
-        verification = verify_folder(model, place, format=format) if verify else None
-        num_bytes = _write_record(model, place, format=format, lineage=lineage, verification=verification)
-        _put(place, folder)
+        try:
+            write_folder(model, place, format=format, lineage=lineage, shard_bytes=shard_bytes)
+            verification = verify_folder(model, place, format=format) if verify else None
+            num_bytes = _write_record(model, place, format=format, lineage=lineage, verification=verification)
+            _put(place, folder)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror or error}); make room, or choose another --out"
+            ) from error
     return Exported(
         folder=folder,
-        architecture=architecture_of(model, format),
+        architecture=model.known_as(format),
         num_bytes=num_bytes,
         verification=verification,
     )
@@ -188,19 +193,14 @@ def verify_folder(
     )
 
 
-def architecture_of(model: ExportedModel, format: Format) -> str:
-    """The model_type that others know it by."""
-    if format == "nanochat":
-        return format
-    return "samosa" if format == "torch" or isinstance(model.twin, NoTwin) else model.twin
-
-
 def check_destination(folder: Path, *, overwrite: bool) -> None:
     """Raises UserError if the folder is taken, unless by an export that may be replaced."""
     if not folder.exists():
         return
-    if not (folder / RECORD).exists():
-        raise UserError(f"{folder} exists and is no export ({RECORD} is not in it); choose another --out")
+    if not (folder / EXPORT_RECORD).exists():
+        raise UserError(
+            f"{folder} exists and is no export ({EXPORT_RECORD} is not in it); choose another --out"
+        )
     if not overwrite:
         raise UserError(f"{folder} holds an export already; choose another --out, or add --overwrite")
 
@@ -221,12 +221,17 @@ def _unfinished(folder: Path) -> Iterator[Path]:
 
 
 def _put(place: Path, folder: Path) -> None:
-    """Gives what is finished its name; an export that had it before goes."""
+    """Gives what is finished its name; an export that had it before goes, once the new one has it."""
     replaced = folder.with_name(f".{folder.name}.replaced")
     if folder.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         folder.rename(replaced)
-    place.rename(folder)
+    try:
+        place.rename(folder)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(folder)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -243,7 +248,7 @@ def _write_record(
     record: dict[str, Any] = {
         "version": RECORD_VERSION,
         "format": format,
-        "architecture": architecture_of(model, format),
+        "architecture": model.known_as(format),
         "name": model.name,
         "checkpoint_sha256": lineage[0].checkpoint_sha256 if lineage else "",  # of its seal
         "dtype": model.dtype,
@@ -255,5 +260,5 @@ def _write_record(
         # Of the numbers in float32.
         "tensors": tensor_digests(model, FORMATS[format].layout(model)),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / EXPORT_RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return sum(path.stat().st_size for path in files)

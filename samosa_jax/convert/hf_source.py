@@ -109,7 +109,7 @@ def _nanochat(reader: ConfigReader, context_len: int | None) -> ModelConfig:
         **_shape(reader, context_len),
         mlp="relu2",
         embedding_norm=True,
-        soft_cap=reader.take("final_logit_softcapping", 15.0),
+        soft_cap=reader.take_or_null("final_logit_softcapping", 15.0),
         tie_embeddings=bool(reader.take("tie_word_embeddings", False)),
     )
 

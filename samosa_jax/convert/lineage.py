@@ -1,14 +1,14 @@
 """Where a model comes from: the run that trained it, the run that began with, and so on to the first."""
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samosa_jax.training.checkpoint import SEAL, read_record
+from samosa_jax.training.checkpoint import CheckpointRecord, read_record, seal_digest
 from samosa_jax.training.metrics import read_json_lines
+from samosa_jax.training.parents import find_by_seal, parent_places, run_of
 from samosa_jax.training.run_folder import RunFolder
 
 
@@ -18,8 +18,9 @@ class Stage:
 
     name: str
     stage: str  # pretrain, sft, ...
+    imported_from: str  # the file or folder; empty: it was trained here
     step: int
-    tokens: int  # that it was trained on
+    tokens: int  # that it was trained on here
     hours: float
     cost: float | None  # of these hours; None: the run states no price
     hardware: str  # empty: the run's folder does not say
@@ -41,14 +42,15 @@ def read_lineage(checkpoint: Path) -> tuple[Stage, ...]:
         config: Mapping[str, Any] = record.config
         seconds = record.seconds_trained
         price = config["log"]["cost_per_hour"]
-        run = RunFolder(place.parent.parent)
+        run, digest = RunFolder(run_of(place)), seal_digest(place)
         sources = record.data.get("sources")
         stages.append(
             Stage(
                 name=config["name"],
                 stage=config["stage"],
+                imported_from=record.imported_from,
                 step=record.step,
-                tokens=record.step * config["train"]["batch_tokens"],
+                tokens=0 if record.imported_from else record.step * config["train"]["batch_tokens"],
                 hours=seconds / 3600,
                 cost=seconds / 3600 * price if price else None,
                 hardware=_hardware(run),
@@ -56,38 +58,22 @@ def read_lineage(checkpoint: Path) -> tuple[Stage, ...]:
                     str(source.get("path", "")): str(source.get("fingerprint", ""))
                     for source in (sources if isinstance(sources, list) else [])
                 },
-                evaluation=_evaluation(run, record.step, checkpoint=_seal_digest(place)),
+                evaluation=_evaluation(run, record.step, checkpoint=digest),
                 config=config,
-                checkpoint_sha256=_seal_digest(place),
+                checkpoint_sha256=digest,
             )
         )
-        place = _origin(config, run.path, begun_with=record.data.get("begun_with"))
+        place = _parent(record, run.path)
     return tuple(stages)
 
 
-def _origin(config: Mapping[str, Any], run: Path, *, begun_with: object) -> Path | None:
+def _parent(record: CheckpointRecord, run: Path) -> Path | None:
     """The checkpoint that a run began with, if it is still there."""
-    named = config["init_from"]
-    if not named or not begun_with:
+    config: Mapping[str, Any] = record.config
+    if not config["init_from"]:
         return None
-    own = Path(config["out_dir"]) / config["name"]
-    places = [Path(named)]
-    whole = run.absolute()
-    if whole.parts[-len(own.parts) :] == own.parts:  # its paths are relative to where it was trained
-        places.append(Path(*whole.parts[: -len(own.parts)]) / named)
-    found = (folder for place in places for folder in _checkpoints(place))
-    return next((folder for folder in found if _seal_digest(folder) == begun_with), None)
-
-
-def _checkpoints(place: Path) -> Iterator[Path]:
-    if (place / SEAL).exists():
-        yield place
-    yield from (seal.parent for seal in sorted(place.glob(f"checkpoints/*/{SEAL}")))
-
-
-def _seal_digest(checkpoint: Path) -> str:
-    seal = checkpoint / SEAL
-    return hashlib.sha256(seal.read_bytes()).hexdigest() if seal.exists() else ""
+    places = parent_places(config["init_from"], run=run, out_dir=config["out_dir"], name=config["name"])
+    return find_by_seal(places, record.data.get("begun_with"))
 
 
 def _hardware(run: RunFolder) -> str:

@@ -42,19 +42,15 @@ def _lines(model: ExportedModel, lineage: Sequence[Stage], format: str) -> Itera
     is_stock = not isinstance(model.twin, NoTwin)
     head = {
         "pipeline_tag": "text-generation",
-        "tags": ["samosa-jax", str(model.twin) if is_stock else "samosa"],
+        "tags": ["samosa-jax", model.known_as(format)],
     }
     if format == "hf":
         head = {"library_name": "transformers", **head}
     yield from ("---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "")
     yield from (f"# {model.name}", "")
-    if format == "nanochat":
-        architecture = format
-    else:
-        architecture = str(model.twin) if is_stock and format != "torch" else "samosa"
     yield (
-        f"{model.num_params:,} parameters ({architecture}, {model.dtype}), {config.vocab_size:,} tokens of "
-        f"vocabulary, {config.context_len:,} tokens of context. Trained and exported by samosa_jax."
+        f"{model.num_params:,} parameters ({model.known_as(format)}, {model.dtype}), {config.vocab_size:,} "
+        f"tokens of vocabulary, {config.context_len:,} of context. Trained and exported by samosa_jax."
     )
     yield from ("", "## Use", "")
     if format == "hf":
@@ -82,8 +78,11 @@ def _lines(model: ExportedModel, lineage: Sequence[Stage], format: str) -> Itera
 
 
 def _stage_lines(stage: Stage) -> Iterator[str]:
-    size = f"{stage.step:,} steps, {stage.tokens:,} tokens, {stage.hours:.2f} hours"
-    yield f"**{stage.stage}** ({stage.name}): {size}"
+    if stage.imported_from:
+        yield f"**imported** ({stage.name}): from {stage.imported_from}; what trained it is not known here"
+    else:
+        size = f"{stage.step:,} steps, {stage.tokens:,} tokens, {stage.hours:.2f} hours"
+        yield f"**{stage.stage}** ({stage.name}): {size}"
     yield ""
     if stage.hardware:
         yield f"- hardware: {stage.hardware}"

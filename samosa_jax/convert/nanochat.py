@@ -95,10 +95,13 @@ _REFUSED = {
 def find_checkpoint(path: Path, *, step: int | None = None) -> Path | None:
     """The model_XXXXXX.pt that a path means: that file, or the last in a folder. None: there is none.
 
-    Raises UserError if there is none of the step asked for.
+    Raises UserError if there are others, but none of the step asked for.
     """
     if path.is_file():
-        return path if _MODEL.fullmatch(path.name) else None
+        match = _MODEL.fullmatch(path.name)
+        if match is not None and step not in (None, int(match.group(1))):
+            raise UserError(f"{path} is not the model of step {step}; name its folder, or leave --step out")
+        return path if match is not None else None
     found = {
         int(match.group(1)): file
         for file in path.glob("model_*.pt")

@@ -18,12 +18,10 @@ from samosa_jax.config import Config, ModelConfig, OptimizerConfig, TrainConfig,
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.model.params import Params
-from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord, quiet_orbax
+from samosa_jax.training.checkpoint import IMPORTED, Checkpointer, CheckpointRecord, quiet_orbax
 from samosa_jax.training.environment import versions
 from samosa_jax.training.run_folder import RunFolder, write_yaml
 from samosa_jax.training.state import TrainState
-
-IMPORTED = "imported"  # the entry of a checkpoint's data that says where the model comes from
 
 
 @contextmanager

@@ -5,6 +5,7 @@ modules are called. So names are read in the plain way, several spellings of eac
 and what has no place is refused with its name. docs/importing.md says all that is assumed.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,7 +131,7 @@ def _config(
     tensors: TorchTensors, names: Mapping[str, str], given: object, path: Path, *, context_len: int | None
 ) -> ModelConfig:
     """The network by the shapes of its tensors, and by what the file says beside them."""
-    stated = _stated(given)
+    stated = _stated(given, path)
 
     def shape(ours: str) -> tuple[int, int]:
         found = tensors.shape(names[ours].format(layer=0))
@@ -176,16 +177,17 @@ def _config(
     )
 
 
-def _stated(given: object) -> dict[str, float]:
-    """What a plain dict of the file says, under whatever name."""
+def _stated(given: object, path: Path) -> dict[str, float]:
+    """What a plain dict of the file says, under whatever name. Raises UserError for what is no size."""
     if not isinstance(given, Mapping):
         return {}
-    return {
-        ours: float(given[key])
-        for ours, keys in _CONFIG_KEYS.items()
-        for key in keys
-        if isinstance(given.get(key), int | float)
-    }
+    stated: dict[str, float] = {}
+    for ours, key in ((ours, key) for ours, keys in _CONFIG_KEYS.items() for key in keys if key in given):
+        value = given[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise UserError(f"{path}: {key} of its config is {value!r}; expected a positive number")
+        stated[ours] = float(value)
+    return stated
 
 
 def _is_tied(tensors: TorchTensors, names: Mapping[str, str]) -> bool:

@@ -1,6 +1,5 @@
 """Reads back what `samosa export` wrote, and holds every file and tensor to what its samosa.json says."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,12 +11,14 @@ from samosa_jax.config import ModelConfig
 from samosa_jax.convert.foreign import ForeignModel
 from samosa_jax.convert.hf_source import open_hf
 from samosa_jax.convert.names import TWIN_LAYOUTS, samosa_layout
+from samosa_jax.convert.questions import tensor_digest
 from samosa_jax.convert.safetensors_files import SafetensorsFiles, open_tensors
 from samosa_jax.data.manifest import TOKENIZER_FOLDER, hash_file
 from samosa_jax.errors import ConfigError, UserError
+from samosa_jax.training.run_folder import EXPORT_RECORD
 
-RECORD = "samosa.json"  # `convert.exporting` writes it
 RECORD_VERSION = 1
+NEEDED = {"format": str, "architecture": str, "name": str, "model": dict, "files": dict, "tensors": dict}
 
 
 class _CheckedTensors(Mapping[str, np.ndarray]):
@@ -30,12 +31,12 @@ class _CheckedTensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         numbers = self._tensors[name].astype(np.float32, copy=False)
-        found = hashlib.sha256(np.ascontiguousarray(numbers).data).hexdigest()
+        found = tensor_digest(numbers)
         expected = self._digests.get(name)
         if found != expected:
             raise UserError(
                 f"{self._folder}: tensor {name} is not the one that was exported: its SHA-256 is "
-                f"{found[:12]}, {RECORD} says {str(expected)[:12]}; fetch or export it again"
+                f"{found[:12]}, {EXPORT_RECORD} says {str(expected)[:12]}; fetch or export it again"
             )
         return numbers
 
@@ -52,7 +53,7 @@ def open_export(folder: Path) -> ForeignModel:
     Raises:
         UserError: the record cannot be read, a file is missing or changed, or the format is not for reading.
     """
-    record = _read_record(folder / RECORD)
+    record = _read_record(folder / EXPORT_RECORD)
     if record["format"] not in ("hf", "torch"):
         raise UserError(
             f"{folder} was exported with --format={record['format']}, which rounds or regroups; import one "
@@ -61,13 +62,15 @@ def open_export(folder: Path) -> ForeignModel:
     for name, expected in record["files"].items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{path} is missing, which {RECORD} names; fetch or export it again")
+            raise UserError(f"{path} is missing, which {EXPORT_RECORD} names; fetch or export it again")
         if path.suffix != ".safetensors" and hash_file(path) != expected:
             raise UserError(f"{path} has changed since it was exported; fetch or export it again")
     try:
         config = ModelConfig(**record["model"])
     except (TypeError, ConfigError) as error:
-        raise UserError(f"{folder / RECORD} has a model that this version cannot read ({error})") from error
+        raise UserError(
+            f"{folder / EXPORT_RECORD} has a model that this version cannot read ({error})"
+        ) from error
     stock = TWIN_LAYOUTS.get(record["architecture"])
     is_own = stock is None or record["format"] == "torch"
     return ForeignModel(
@@ -84,10 +87,9 @@ def open_export(folder: Path) -> ForeignModel:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    needed = {"version", "format", "architecture", "name", "model", "files", "tensors"}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        missing = sorted(needed - set(record))
+        missing = sorted(name for name, kind in NEEDED.items() if not isinstance(record.get(name), kind))
         version = record.get("version")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
@@ -96,5 +98,5 @@ def _read_record(path: Path) -> dict[str, Any]:
     if version != RECORD_VERSION:
         raise UserError(f"{path} has version {version!r}, this program reads {RECORD_VERSION}")
     if missing:
-        raise UserError(f"{path} has no {missing[0]}; fetch or export it again")
+        raise UserError(f"{path} has no {missing[0]} that can be read; fetch or export it again")
     return record

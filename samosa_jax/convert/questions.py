@@ -4,6 +4,7 @@ Both sides answer the same questions: the network here, and a fresh process that
 folder (`convert.reading`). This module imports neither JAX nor PyTorch.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class Answers:
     continuations: list[list[int]]  # tokens after each prompt, up to the end of the answer
     ids: list[list[int] | None]  # of the texts
     chats: list[RenderedChat]
+
+
+def tensor_digest(numbers: np.ndarray) -> str:
+    """SHA-256 of a tensor's numbers in float32, which tells one bit in any of them."""
+    return hashlib.sha256(np.ascontiguousarray(numbers, np.float32).data).hexdigest()
 
 
 def save_questions(questions: Questions, folder: Path) -> None:

@@ -6,7 +6,6 @@ reads the questions in the folder WORK and writes the answers there. It runs in 
 knows the exported files alone and no checkpoint.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -22,7 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from samosa_jax.convert.questions import Answers, Questions, RenderedChat, load_questions, save_answers
+from samosa_jax.convert.questions import (
+    Answers,
+    Questions,
+    RenderedChat,
+    load_questions,
+    save_answers,
+    tensor_digest,
+)
 
 
 def read_hf(folder: Path, questions: Questions) -> Answers:
@@ -153,9 +159,7 @@ def _read_gguf_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         numbers = tensor.data
         if tensor.tensor_type == gguf.GGMLQuantizationType.BF16:
             numbers = numbers.view(ml_dtypes.bfloat16)
-        digests[tensor.name] = tensor_digests({tensor.name: torch.tensor(numbers.astype(np.float32))})[
-            tensor.name
-        ]
+        digests[tensor.name] = tensor_digest(numbers.astype(np.float32))
     return fields, digests
 
 
@@ -203,11 +207,7 @@ def continue_greedily(model: Any, questions: Questions) -> list[list[int]]:
 
 
 def tensor_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """SHA-256 of every tensor's numbers in float32."""
-    return {
-        name: hashlib.sha256(np.ascontiguousarray(tensor.float().numpy()).data).hexdigest()
-        for name, tensor in tensors.items()
-    }
+    return {name: tensor_digest(tensor.float().numpy()) for name, tensor in tensors.items()}
 
 
 def read_nanochat(folder: Path, questions: Questions) -> Answers:

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from samosa_jax.convert.closeness import Agreement, compare_rows
 from samosa_jax.convert.expected import logits as logits_of
 from samosa_jax.convert.exported import ExportedModel
 from samosa_jax.convert.layout import Layout
 from samosa_jax.convert.questions import Answers, Questions, load_answers, save_questions
 from samosa_jax.errors import UserError
-
-MAX_RELATIVE_ERROR = 1e-4  # of logits, by the largest of a row
 
 
 class MismatchError(UserError):
@@ -43,8 +42,7 @@ class Verification:
     def lines(self) -> list[str]:
         return [
             f"{self.num_tensors} tensors equal bit for bit",
-            f"{self.num_logits:,} logits within {self.max_logit_error:.1e} "
-            f"({self.relative_logit_error:.1e} of the largest)",
+            str(Agreement(self.num_logits, self.max_logit_error, self.relative_logit_error)),
             f"token ids of {self.num_texts} texts and {self.num_chats} rendered chats equal",
             f"{self.greedy_tokens} greedy tokens equal",
             *self.notes,
@@ -100,15 +98,21 @@ def compare(
                 f"back, {expected.text[at:][:40]!r} expected"
             )
         _compare_tokens(expected.ids, found.ids, where=where, show=show)
-    error, relative = _compare_logits(questions, ours.logits, theirs.logits, folder=folder, show=show)
+    agreement = _compare_logits(questions, ours.logits, theirs.logits, folder=folder, show=show)
     equal, notes = _compare_continuations(
-        model, questions, ours.continuations, theirs.continuations, error=error, folder=folder, show=show
+        model,
+        questions,
+        ours.continuations,
+        theirs.continuations,
+        error=agreement.max_error,
+        folder=folder,
+        show=show,
     )
     return Verification(
         num_tensors=len(theirs.tensors),
-        num_logits=ours.logits.size,
-        max_logit_error=error,
-        relative_logit_error=relative,
+        num_logits=agreement.num_logits,
+        max_logit_error=agreement.max_error,
+        relative_logit_error=agreement.relative_error,
         num_texts=sum(found is not None for found in theirs.ids),
         num_chats=sum(found.text is not None or found.ids is not None for found in theirs.chats),
         greedy_tokens=equal,
@@ -184,26 +188,18 @@ def _compare_logits(
     *,
     folder: Path,
     show: Callable[[int | None], str],
-) -> tuple[float, float]:
-    """The largest difference, absolute and relative to the largest logit of its row."""
+) -> Agreement:
     if found.shape != expected.shape:
         raise MismatchError(f"{folder}: the logits are {found.shape}, expected {expected.shape}")
-    worst = 0.0, 0.0
-    for number, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
-        difference = np.abs(ours - theirs)
-        largest = np.abs(ours).max()
-        wrong = ~(difference <= MAX_RELATIVE_ERROR * largest)  # what is not a number is wrong as well
-        if wrong.any():
-            position, token = (int(i) for i in np.argwhere(wrong)[0])
-            before = show(int(questions.rows[number, position]))
-            raise MismatchError(
-                f"{folder}: the logit of {show(token)} after {before} at position {position} of row {number} "
-                f"is {theirs[position, token]:.6g}, expected {ours[position, token]:.6g}; at most "
-                f"{MAX_RELATIVE_ERROR * largest:.1e} may lie between"
-            )
-        error = float(difference.max())
-        worst = max(worst[0], error), max(worst[1], error / float(largest) if error else 0.0)
-    return worst
+    nearness = compare_rows(expected, found)
+    if isinstance(nearness, Agreement):
+        return nearness
+    before = show(int(questions.rows[nearness.row, nearness.position]))
+    raise MismatchError(
+        f"{folder}: the logit of {show(nearness.token)} after {before} at position {nearness.position} of "
+        f"row {nearness.row} is {nearness.found:.6g}, expected {nearness.expected:.6g}; at most "
+        f"{nearness.allowed:.1e} may lie between"
+    )
 
 
 def _compare_continuations(

@@ -1,5 +1,6 @@
 """Bits per byte of a checkpoint on held-out text, as a result with an interval."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,12 +29,12 @@ def measure_by_batch(
         raise UserError(
             f"{', '.join(sources)} hold no token that stands for any byte; prepare more held-out text"
         )
-    # Divided as nats and then turned into bits, the value is that of training to the last digit.
     total = sum((part for _, part in parts[1:]), start=parts[0][1])
-    scale = total.value * total.num_bytes / total.nats
-    interval = ratio_interval([part.nats * scale for _, part in parts], [part.num_bytes for _, part in parts])
+    bits = [part.nats / math.log(2) for _, part in parts]
+    interval = ratio_interval(bits, [part.num_bytes for _, part in parts])
     items = [
         {"item": name, "score": part.value, "nats": part.nats, "bytes": part.num_bytes}
         for name, part in parts
     ]
+    # The value itself is summed as training sums it, and equal to the last digit.
     return Interval(total.value, interval.low, interval.high), items

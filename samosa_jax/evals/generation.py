@@ -104,16 +104,7 @@ def evaluate_generation(
     if not items:
         raise UserError(f"{task.name} has no question; raise --limit, or look at the task's file")
     started = time.perf_counter()
-    described = {
-        "samples": settings.samples,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "max_tokens": settings.max_tokens or task.max_tokens,
-        "seed": settings.seed,
-        "thinks": settings.thinks,
-        "questions": fingerprint_of(items),
-        "config": subject.config,
-    }
+    described = {**described_settings(task, items, settings), "config": subject.config}
     key = {**described, "checkpoint": subject.checkpoint, "definition": task.definition}
     journal = Unfinished(subject.run, step=subject.step, task=task.name, settings=key)
     is_finished = False
@@ -125,6 +116,21 @@ def evaluate_generation(
     finally:
         journal.close(is_finished=is_finished)
     return results
+
+
+def described_settings(
+    task: GenerationTask, items: Sequence[Item], settings: GenerationSettings
+) -> dict[str, Any]:
+    """What decides a task's numbers for a given model, as its results keep it."""
+    return {
+        "samples": settings.samples,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "max_tokens": settings.max_tokens or task.max_tokens,
+        "seed": settings.seed,
+        "thinks": settings.thinks,
+        "questions": fingerprint_of(items),
+    }
 
 
 def fingerprint_of(items: Sequence[Item]) -> str:

@@ -4,6 +4,7 @@ configs/evals holds those that `samosa evaluate` knows; docs/evaluating.md says 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,7 @@ def open_questions(task: LikelihoodTask, *, data_dir: Path | None) -> Questions:
         file = QuestionFile(hub=task.examples_hub, local=task.examples_local)
         paths.append(_find(file, task.name, data_dir=data_dir))
         examples = _read_items(paths[1], task)
+        _check_examples(items, examples, task.shots, path=paths[1])
     elif task.shots >= len(items):
         raise UserError(
             f"{paths[0]} has {len(items)} questions; {task.shots} examples before each need at least "
@@ -210,6 +212,18 @@ def _examples(task: LikelihoodTask, questions: Questions, place: int, *, seed: i
         return draw_examples(questions.items, place, task.shots, seed=seed)
     group = questions.items[place].group
     return [item for item in questions.examples if item.group == group][: task.shots]
+
+
+def _check_examples(items: Sequence[Item], examples: Sequence[Item], shots: int, *, path: Path) -> None:
+    """Raises UserError where some questions would be asked after fewer examples than the task says."""
+    counts = Counter(example.group for example in examples)
+    short = next((item.group for item in items if counts[item.group] < shots), None)
+    if short is not None:
+        of_group = f" of {short}" if short else ""
+        raise UserError(
+            f"{path} has {counts[short]} examples{of_group}; the task shows {shots} before each question: "
+            "add some, or lower its shots"
+        )
 
 
 def _judge(item: Item, scores: Sequence[Score], answers: Sequence[str], by: RankedBy) -> dict[str, Any]:

@@ -9,7 +9,7 @@ probes/artefacts                           share of ARTEFACT_SAMPLES samples wit
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -70,11 +70,25 @@ class GradedProbe:
         return not self.failures
 
 
+def parts_of(suite: Suite, settings: ProbeSettings) -> dict[str, list[str]]:
+    """The results of every part that a suite is run in; the first of them has the part's name."""
+    varied = dict.fromkeys(probe.category for probe in suite.probes if probe.variants is not None)
+    required = [REQUIRED] if any(probe.must_pass for probe in suite.probes) else []
+    parts = {PROBES: [PROBES, *(f"{PROBES}/{category}" for category in suite.categories), *required]}
+    if settings.variants and varied:
+        parts[HELD_OUT] = [HELD_OUT, *(f"{HELD_OUT}/{category}" for category in varied)]
+    if settings.artefact_samples:
+        parts[ARTEFACTS] = [ARTEFACTS]
+    return parts
+
+
 def result_names(suite: Suite) -> list[str]:
     """The tasks that running the suite gives results of."""
-    categories = [f"{name}/{category}" for name in (PROBES, HELD_OUT) for category in suite.categories]
-    required = [REQUIRED] if any(probe.must_pass for probe in suite.probes) else []
-    return [PROBES, HELD_OUT, ARTEFACTS, *required, *categories]
+    return [name for names in parts_of(suite, ProbeSettings()).values() for name in names]
+
+
+def metric_of(part: str) -> str:
+    return "artefact_rate" if part == ARTEFACTS else "pass_rate"
 
 
 def persona_fingerprint(persona: Persona) -> str:
@@ -87,14 +101,20 @@ def probe_tools(suite: Suite) -> Registry:
     return Registry([CalculatorTool(), WebSearch(backend=LocalIndex.open(suite.pages))])
 
 
-def run_suite(suite: Suite, persona: Persona, subject: Subject, settings: ProbeSettings) -> list[TaskResult]:
-    """Asks everything and adds the results to the run. `subject.assistant` has the tools of `probe_tools`."""
-    results = _evaluate(as_written(suite, persona), PROBES, suite, persona, subject, settings)
-    if settings.variants:
+def run_suite(
+    suite: Suite, persona: Persona, subject: Subject, settings: ProbeSettings, *, parts: Collection[str]
+) -> list[TaskResult]:
+    """Asks the probes of these parts (see `parts_of`) and adds their results to the run.
+
+    `subject.assistant` has the tools of `probe_tools`.
+    """
+    results: list[TaskResult] = []
+    if PROBES in parts:
+        results += _evaluate(as_written(suite, persona), PROBES, suite, persona, subject, settings)
+    if HELD_OUT in parts:
         variants = held_out(suite, persona, seed=settings.seed, per_probe=settings.variants)
-        if variants:
-            results += _evaluate(variants, HELD_OUT, suite, persona, subject, settings)
-    if settings.artefact_samples:
+        results += _evaluate(variants, HELD_OUT, suite, persona, subject, settings)
+    if ARTEFACTS in parts:
         results.append(_count_artefacts(suite, persona, subject, settings))
     return results
 
@@ -185,9 +205,7 @@ def _evaluate(
         seed=settings.seed,
     )
     seconds = time.perf_counter() - started
-    described = _described(suite, persona, subject, settings, temperature=settings.temperature)
-    if name == HELD_OUT:
-        described["variants"] = settings.variants
+    described = {**described_settings(name, suite, persona, settings), "config": subject.config}
     categories = dict.fromkeys(one.probe.category for one in graded)
     groups = {name: graded}
     groups |= {
@@ -200,7 +218,7 @@ def _evaluate(
     return [
         _add(
             task,
-            "pass_rate",
+            metric_of(name),
             [(float(one.passed), _record(one)) for one in group],
             subject,
             described,
@@ -250,28 +268,27 @@ def _count_artefacts(suite: Suite, persona: Persona, subject: Subject, settings:
     ]
     return _add(
         ARTEFACTS,
-        "artefact_rate",
+        metric_of(ARTEFACTS),
         rows,
         subject,
-        _described(suite, persona, subject, settings, temperature=settings.artefact_temperature),
+        {**described_settings(ARTEFACTS, suite, persona, settings), "config": subject.config},
         seconds=time.perf_counter() - started,
         higher_is_better=False,
         counts={"artefacts": sum(artefact is not None for artefact in found.values())},
     )
 
 
-def _described(
-    suite: Suite, persona: Persona, subject: Subject, settings: ProbeSettings, *, temperature: float
-) -> dict[str, Any]:
-    return {
+def described_settings(part: str, suite: Suite, persona: Persona, settings: ProbeSettings) -> dict[str, Any]:
+    """What decides the numbers of a part for a given model, as its results keep it."""
+    described: dict[str, Any] = {
         "suite": suite.fingerprint,
         "persona": persona.name,
         "persona_facts": persona_fingerprint(persona),
-        "temperature": temperature,
+        "temperature": settings.artefact_temperature if part == ARTEFACTS else settings.temperature,
         "max_tokens": settings.max_tokens,
         "seed": settings.seed,
-        "config": subject.config,
     }
+    return described | ({"variants": settings.variants} if part == HELD_OUT else {})
 
 
 def _record(graded: GradedProbe) -> dict[str, Any]:

@@ -111,14 +111,10 @@ class Suite:
         return tuple(dict.fromkeys(probe.category for probe in self.probes))
 
 
-def load_suite(folder: Path, *, only: Sequence[str] = ()) -> Suite:
+def load_suite(folder: Path) -> Suite:
     """The probes of all *.yaml of a folder, in the order of the files' names.
 
-    Args:
-        only: categories to keep; empty: all.
-
-    Raises:
-        UserError: no such folder, or what is wrong, by file, probe and key.
+    Raises UserError if there is no such folder, or for what is wrong, by file, probe and key.
     """
     files = sorted(folder.glob("*.yaml")) if folder.is_dir() else []
     if not files:
@@ -132,14 +128,8 @@ def load_suite(folder: Path, *, only: Sequence[str] = ()) -> Suite:
         if probe.name in seen:
             raise UserError(f"{probe.where}: the name is taken by {seen[probe.name]}; choose another one")
         seen[probe.name] = probe.where
-    categories = dict.fromkeys(probe.category for probe in probes)
-    for name in only:
-        if name not in categories:
-            hint = near_miss(name, categories) or f"; there are {', '.join(categories)}"
-            raise UserError(f"{folder} has no probes of category {name!r}{hint}")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*files, pages)))
-    kept = [probe for probe in probes if not only or probe.category in only]
-    return Suite(probes=tuple(kept), pages=pages, fingerprint=digest.hexdigest()[:16])
+    return Suite(probes=tuple(probes), pages=pages, fingerprint=digest.hexdigest()[:16])
 
 
 def values_of(probe: Probe, given: Mapping[str, str], persona: Persona) -> dict[str, str]:
@@ -243,6 +233,8 @@ def _check_values(probe: Probe) -> None:
         if name not in known:
             hint = near_miss(name, known) or f"; `with` has {', '.join(known) or 'nothing'}"
             raise UserError(f"{probe.where}: variants draw {name!r}, which `with` does not give{hint}")
+    for case in variants.cases:
+        fill_checks(probe, values_of(probe, {**probe.values, **case}, Persona()))
     values = values_of(probe, probe.values, Persona())
     wordings = [(f"turns[{number}]", turn.user) for number, turn in enumerate(probe.turns)]
     wordings += [(f"turns[{number}]", turn.assistant or "") for number, turn in enumerate(probe.turns)]
@@ -311,7 +303,10 @@ def _read_variants(raw: Any, where: str) -> Variants:
     if not isinstance(say, list) or not all(_is_text(text) for text in say):
         raise UserError(f"{where}.say is {say!r}; expected a list of wordings")
     numbers: dict[str, tuple[int, int, int]] = {}
-    for name, bounds in (raw.get("numbers") or {}).items():
+    ranges = raw.get("numbers") or {}
+    if not isinstance(ranges, Mapping):
+        raise UserError(f"{where}.numbers is {ranges!r}; expected a name with [lowest, highest] each")
+    for name, bounds in ranges.items():
         is_range = isinstance(bounds, list) and len(bounds) in (2, 3)
         if not is_range or not all(type(bound) is int for bound in bounds) or bounds[0] > bounds[1]:
             raise UserError(f"{where}.numbers.{name} is {bounds!r}; expected [lowest, highest] or a step too")

@@ -9,7 +9,6 @@
 or `passed` in the first line. It speaks of one checkpoint, named by the SHA-256 of its seal, and of no other.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +16,10 @@ from pathlib import Path
 
 from samosa_jax.errors import UserError
 from samosa_jax.evals.gates import Verdict
-from samosa_jax.training.checkpoint import SEAL, read_record
+from samosa_jax.training.checkpoint import read_record, seal_digest
+from samosa_jax.training.parents import run_of
+from samosa_jax.training.run_folder import RunFolder
 
-FILE = "PROMOTION"
 PASSED, REFUSED = "passed", "refused"
 OVERRULE = "--init_from_refused=true"
 
@@ -33,11 +33,6 @@ class Promotion:
     checkpoint: str
 
 
-def fingerprint_of(checkpoint: Path) -> str:
-    """The SHA-256 of a checkpoint's seal, which names every byte of it."""
-    return hashlib.sha256((checkpoint / SEAL).read_bytes()).hexdigest()
-
-
 def write_promotion(run: Path, verdict: Verdict, *, step: int, checkpoint: str) -> None:
     """Writes the verdict down, in place of an earlier one. Raises UserError where it cannot be written."""
     reason = verdict.stop_line.partition(": ")[2]
@@ -48,8 +43,8 @@ def write_promotion(run: Path, verdict: Verdict, *, step: int, checkpoint: str) 
         f"checkpoint: {checkpoint}",
         f"time: {datetime.now(UTC).isoformat(timespec='seconds')}",
     ]
-    path = run / FILE
-    temporary = run / f"{FILE}.tmp"
+    path = RunFolder(run).promotion
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         os.replace(temporary, path)
@@ -61,7 +56,7 @@ def write_promotion(run: Path, verdict: Verdict, *, step: int, checkpoint: str) 
 
 def read_promotion(run: Path) -> Promotion | None:
     """The last verdict; None if none was given. Raises UserError for a file that is none."""
-    path = run / FILE
+    path = RunFolder(run).promotion
     if not path.exists():
         return None
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -84,9 +79,8 @@ def read_promotion(run: Path) -> Promotion | None:
 
 def check_promoted(checkpoint: Path) -> None:
     """Raises UserError for a checkpoint that its gate refused, or that still waits for a gate's verdict."""
-    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint
-    promotion = read_promotion(run)
-    own = promotion if promotion and promotion.checkpoint == fingerprint_of(checkpoint) else None
+    promotion = read_promotion(run_of(checkpoint))
+    own = promotion if promotion and promotion.checkpoint == seal_digest(checkpoint) else None
     if own is not None and own.passed:
         return
     if own is not None:

@@ -31,14 +31,16 @@ def _mmlu(fields: Fields, name: str) -> ChoiceItem:
 
 def _arc(fields: Fields, name: str) -> ChoiceItem:
     """https://arxiv.org/abs/1803.05457."""
+    return _labelled(fields, name, query=f"Question: {fields.text('question').strip()}")
+
+
+def _labelled(fields: Fields, name: str, *, query: str) -> ChoiceItem:
+    """Choices that the right answer names by a label."""
     listed = fields.group("choices")
-    labels = listed.texts("label")
-    return ChoiceItem(
-        name=name,
-        query=f"Question: {fields.text('question').strip()}",
-        choices=listed.texts("text"),
-        gold=fields.one_of("answerKey", labels),
-    )
+    labels, choices = listed.texts("label"), listed.texts("text")
+    if len(labels) != len(choices):
+        raise listed.wrong("label", f"one for each of the {len(choices)} texts")
+    return ChoiceItem(name=name, query=query, choices=choices, gold=fields.one_of("answerKey", labels))
 
 
 def _csqa(fields: Fields, name: str) -> ChoiceItem:
@@ -115,14 +117,7 @@ def _lambada(fields: Fields, name: str) -> TextItem:
 
 def _openbookqa(fields: Fields, name: str) -> ChoiceItem:
     """https://arxiv.org/abs/1809.02789: the question's stem goes on with a choice."""
-    listed = fields.group("choices")
-    labels = listed.texts("label")
-    return ChoiceItem(
-        name=name,
-        query=fields.text("question_stem").strip(),
-        choices=listed.texts("text"),
-        gold=fields.one_of("answerKey", labels),
-    )
+    return _labelled(fields, name, query=fields.text("question_stem").strip())
 
 
 def _siqa(fields: Fields, name: str) -> ChoiceItem:

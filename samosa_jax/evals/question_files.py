@@ -44,10 +44,8 @@ def find_file(
             if path.is_file():
                 return path
     raise UserError(
-        f"{flag}: {data_dir} has no {file.local[0]}{ENDINGS[0]} (nor {', '.join(file.local[1:])}; .gz, "
-        ".json and .parquet are read too); put it there, or leave "
-        f"{flag} out to fetch it from "
-        f"{file.hub}"
+        f"{flag}: {data_dir} has no {' or '.join(f'{name}{ENDINGS[0]}' for name in file.local)} (.gz, "
+        f".json and .parquet are read too); put it there, or leave {flag} out to fetch it from {file.hub}"
     )
 
 

@@ -31,7 +31,6 @@ __all__ = [
     "write_items",
 ]
 
-ITEMS_FOLDER = "evals"
 NUMBERS = ("value", "low", "high", "seconds")  # may be non-finite, which JSON has not: null there
 
 
@@ -105,7 +104,7 @@ def write_items(run: Path, *, step: int, task: str, items: Iterable[Mapping[str,
     A file of an earlier result stays as it is: the new one then has a number in its name. Raises UserError
     where it cannot be written.
     """
-    folder = run / ITEMS_FOLDER / f"{step:08d}"
+    folder = RunFolder(run).evaluated_items / f"{step:08d}"
     name = task.replace("/", "_")
     text = "".join(f"{json.dumps(dict(item), ensure_ascii=False)}\n" for item in items)
     temporary = folder / f"{name}.{os.getpid()}.tmp"

@@ -53,12 +53,9 @@ def read_ablation(path: Path) -> Ablation:
     rows = []
     for table in plan.tables("rows", names="row"):
         table.check_keys(ROW_KEYS)
-        name = table.text("name")
-        if "/" in name or name.startswith("."):
-            raise UserError(f"{table.place('name')} is {name!r}; it names a folder, without a slash")
         rows.append(
             Row(
-                name=name,
+                name=table.folder_name("name"),
                 note=table.text("note", ""),
                 settings=table.settings("set"),
                 where=table.where,
@@ -71,7 +68,7 @@ def read_ablation(path: Path) -> Ablation:
             raise UserError(f"{row.where}: set is missing; say what the row changes")
     return Ablation(
         path=path,
-        name=plan.text("name"),
+        name=plan.folder_name("name"),
         note=plan.text("note", ""),
         configs=plan.texts("configs"),
         settings=plan.settings("set"),

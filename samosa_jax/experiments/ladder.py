@@ -82,7 +82,7 @@ def read_ladder(path: Path) -> Ladder:
     seeds = plan.numbers("seeds", kind=int, low=0)
     return Ladder(
         path=path,
-        name=plan.text("name"),
+        name=plan.folder_name("name"),
         note=plan.text("note", ""),
         configs=plan.texts("configs"),
         settings=plan.settings("set", refused=DECIDED),

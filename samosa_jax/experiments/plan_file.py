@@ -71,6 +71,13 @@ class PlanTable:
             raise UserError(f"{self._place(key)} is {value!r}; expected text")
         return value
 
+    def folder_name(self, key: str) -> str:
+        """A text that names a folder, one that must be given."""
+        value = self.text(key)
+        if "/" in value or value.startswith("."):
+            raise UserError(f"{self._place(key)} is {value!r}; it names a folder, without a slash")
+        return value
+
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts, empty if not given."""
         value = self._value(key, [])

@@ -1,10 +1,11 @@
 """The runs that a run comes from: the one it began with, and so on back to random parameters."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from samosa_jax.reporting.run_history import Checkpoint, RunHistory, read_run
+from samosa_jax.training.parents import find_by_seal, parent_places, run_of, trained_in
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +28,9 @@ def read_lineage(folder: Path) -> Lineage:
     while origin := str(runs[0].config.get("init_from") or ""):
         run = runs[0]
         digest = str(run.record.data.get("begun_with") or "") if run.record is not None else ""
-        found = next(_places(origin, run), None)
+        places = _places(origin, run)
+        sealed = find_by_seal(places, digest)
+        found = run_of(sealed) if sealed is not None else next(iter(places), None)
         if found is None:
             missing = f"{run.name} began with {origin}, which is not there any more"
             break
@@ -40,26 +43,29 @@ def read_lineage(folder: Path) -> Lineage:
         if doubt:
             missing = f"{run.name} began with {origin} ({digest[:12] or 'fingerprint unknown'}): {doubt}"
         runs.insert(0, parent.until(step))
+    imported_from = runs[0].record.imported_from if runs[0].record is not None else ""
+    if imported_from:
+        missing = f"{runs[0].name} was imported from {imported_from}; what trained it is not known here"
     return Lineage(runs=tuple(runs), missing=missing)
 
 
-def _places(origin: str, run: RunHistory) -> Iterator[Path]:
-    """Folders of runs that init_from may mean: as it is, from where the run was trained, beside the run."""
-    named = Path(origin)
-    # A checkpoint is RUN/checkpoints/STEP.
-    as_run = named.parents[1] if named.name.isdigit() and named.parent.name == "checkpoints" else named
-    for place in (as_run, trained_in(run) / as_run, run.folder.absolute().parent / as_run.name):
-        if (place / "config.yaml").exists() or (place / "metrics.jsonl").exists():
-            yield place
+def _places(origin: str, run: RunHistory) -> Sequence[Path]:
+    """Folders of runs that init_from may mean."""
+    possible = parent_places(origin, run=run.folder, out_dir=_out_dir(run), name=run.name)
+    return [
+        place
+        for place in map(run_of, possible)
+        if (place / "config.yaml").exists() or (place / "metrics.jsonl").exists()
+    ]
 
 
-def trained_in(run: RunHistory) -> Path:
-    """The folder that a run's relative paths start from, if its own path tells; else the present one."""
-    own = Path(str(run.config.get("out_dir", "runs"))) / run.name
-    whole = run.folder.absolute()
-    if not own.is_absolute() and whole.parts[-len(own.parts) :] == own.parts:
-        return Path(*whole.parts[: -len(own.parts)])
-    return Path()
+def start_of_paths(run: RunHistory) -> Path:
+    """The folder that a run's relative paths start from, if its own place tells; else the present one."""
+    return trained_in(run.folder, out_dir=_out_dir(run), name=run.name) or Path()
+
+
+def _out_dir(run: RunHistory) -> str:
+    return str(run.config.get("out_dir", "runs"))
 
 
 def _step_of(origin: str, parent: RunHistory, *, digest: str) -> tuple[int, str]:

@@ -10,10 +10,9 @@ from samosa_jax.data.manifest import Manifest, load_manifest
 from samosa_jax.errors import UserError
 from samosa_jax.reporting.document import Block, Cell, Code, Folded, Missing, Paragraph, Section, Table
 from samosa_jax.reporting.figures_in_words import NONE, count, figure, large, share
-from samosa_jax.reporting.lineage import Lineage, trained_in
+from samosa_jax.reporting.lineage import Lineage, start_of_paths
 from samosa_jax.reporting.run_history import RunHistory
-
-EXPORT_RECORD = "samosa.json"
+from samosa_jax.training.run_folder import EXPORT_RECORD
 
 
 def data_section(lineage: Lineage) -> Section:
@@ -117,14 +116,15 @@ def export_section(lineage: Lineage, *, exports: Path) -> Section:
     """Exports of this run under a folder, and whether they were found equal to it."""
     run = lineage.last
     rows, missing = [], list[str]()
-    places = (exports, trained_in(run) / exports)
+    seals = {checkpoint.seal_digest for checkpoint in run.checkpoints}
+    places = (exports, start_of_paths(run) / exports)
     folders = dict.fromkeys(place.resolve() for place in places if place.is_dir())
     for record_file in (path for folder in folders for path in sorted(folder.glob(f"*/{EXPORT_RECORD}"))):
         try:
             record = json.loads(record_file.read_text(encoding="utf-8"))
-            if record["name"] != run.name:
-                continue
-            rows.append(_export_row(record_file.parent, record))
+            is_sealed = record["checkpoint_sha256"] in seals
+            if is_sealed or record["name"] == run.name:
+                rows.append(_export_row(record_file.parent, record, is_sealed=is_sealed))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             missing.append(f"export {record_file.parent}: its {EXPORT_RECORD} cannot be read ({error})")
     blocks: list[Block] = []
@@ -138,7 +138,12 @@ def export_section(lineage: Lineage, *, exports: Path) -> Section:
             "greedy tokens equal",
         )
         blocks.append(Table(caption=f"Exports of {run.name}", header=header, rows=rows))
-        blocks.append(Paragraph("Found by the name of the run, which an export keeps."))
+        blocks.append(
+            Paragraph(
+                "Found by the seal of their checkpoint, which an export keeps; by the name of the run where "
+                "no such checkpoint is left."
+            )
+        )
     elif not missing:
         blocks.append(
             Missing(f"exports: none of {run.name} under {exports}; samosa export writes and verifies one")
@@ -164,7 +169,7 @@ def _fingerprints(run: RunHistory) -> Mapping[str, str]:
 
 def _find_manifest(run: RunHistory, path: str) -> Manifest | str:
     """The manifest, or why there is none."""
-    places = (Path(path), trained_in(run) / path)
+    places = (Path(path), start_of_paths(run) / path)
     found = next((place for place in places if (place / "manifest.json").exists()), None)
     if found is None:
         return f"{path} is not there any more, so its manifest is not shown"
@@ -235,9 +240,9 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{name}", str(value)
 
 
-def _export_row(folder: Path, record: Mapping[str, Any]) -> tuple[str | Cell, ...]:
+def _export_row(folder: Path, record: Mapping[str, Any], *, is_sealed: bool) -> tuple[str | Cell, ...]:
     about = (
-        Cell(folder.name, str(record.get("dtype", ""))),
+        Cell(folder.name, f"{record['dtype']}{'' if is_sealed else ', by name'}"),
         f"{record['format']} ({record['architecture']})",
         count(int(record["parameters"])),
     )

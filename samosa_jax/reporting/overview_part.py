@@ -89,7 +89,9 @@ def overview_section(lineage: Lineage, *, cost_per_hour: float | None) -> Sectio
         )
     blocks: list[Block] = [
         Table(
-            caption="The stages, from random parameters to this run",
+            caption="The stages that are known"
+            if lineage.missing
+            else "The stages, from random parameters on",
             header=(
                 "run",
                 "steps",

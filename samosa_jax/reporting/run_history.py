@@ -4,7 +4,6 @@ The configuration is read as plain values, so that a run of an older version can
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,14 @@ import yaml
 
 from samosa_jax.errors import UserError
 from samosa_jax.evals.results import TaskResult, read_results
-from samosa_jax.training.checkpoint import SEAL, CheckpointRecord, list_steps, read_record, step_folder
+from samosa_jax.training.checkpoint import (
+    SEAL,
+    CheckpointRecord,
+    list_steps,
+    read_record,
+    seal_digest,
+    step_folder,
+)
 from samosa_jax.training.metrics import is_train_record
 from samosa_jax.training.resume import flatten
 from samosa_jax.training.run_folder import RunFolder
@@ -85,10 +91,12 @@ class RunHistory:
 
     @property
     def tokens(self) -> int:
-        """In the rows of all steps."""
+        """In the rows of all steps that were trained here."""
         curve = self.train.get("train/tokens")
         if curve is not None and len(curve.values):
             return int(curve.values[-1])
+        if self.record is not None and self.record.imported_from:
+            return 0
         return self.last_step * int(self.config.get("train.batch_tokens", 0))
 
     @property
@@ -264,7 +272,7 @@ def _read_checkpoints(folder: Path, notices: list[str]) -> tuple[list[Checkpoint
     for step in list_steps(folder):
         seal = step_folder(folder, step) / SEAL
         if seal.exists():
-            checkpoints.append(Checkpoint(step, hashlib.sha256(seal.read_bytes()).hexdigest()))
+            checkpoints.append(Checkpoint(step, seal_digest(seal.parent)))
         else:
             notices.append(f"checkpoint {seal.parent.name} was never finished")
     if not checkpoints:

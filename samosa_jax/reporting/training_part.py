@@ -195,7 +195,7 @@ QUANTITIES = (
 def training_section(lineage: Lineage) -> Section:
     blocks: list[Block] = [
         Paragraph(
-            "One plot per stage, from random parameters to this run. Pale: every step; strong: a moving mean "
+            "One plot per stage. Pale: every step; strong: a moving mean "
             "over 2 % of the stage. Dotted uprights are restarts, and steps that gave no finite loss."
         )
     ]

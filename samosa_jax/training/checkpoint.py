@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SEAL = "seal.json"
 SEAL_FORMAT = 1
 HASHING_THREADS = 4
+IMPORTED = "imported"  # entry of a record's data: where parameters come from that were not trained here
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class CheckpointRecord:
     mesh: Mapping[str, int]
     versions: Mapping[str, str]
     seconds_trained: float  # over all processes so far
+
+    @property
+    def imported_from(self) -> str:
+        """The file or folder that the parameters were taken from; empty: they were trained here."""
+        origin = self.data.get(IMPORTED)
+        return str(origin.get("path", "elsewhere")) if isinstance(origin, Mapping) else ""
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -77,6 +84,11 @@ def write_seal(folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / SEAL)
+
+
+def seal_digest(folder: Path) -> str:
+    """The SHA-256 of a checkpoint's seal, which names every byte of it. The checkpoint must be finished."""
+    return hashlib.sha256((folder / SEAL).read_bytes()).hexdigest()
 
 
 def find_fault(folder: Path, *, parts: Collection[str] = ()) -> str | None:

@@ -1,9 +1,9 @@
 """Checkpoints, runs and exports to the hub and back, through huggingface_hub.
 
-A model repository holds what the folder holds, under the same names: a run its configuration, tokenizer and
-records and its sealed checkpoints, so that what is pulled can be trained on, chatted with and exported. A
-push is one commit: there is never half a checkpoint. Tokens are huggingface_hub's own affair (HF_TOKEN, or
-its login); no function here is given one.
+A model repository holds what the folder holds, under the same names: a run its configuration, tokenizer,
+records, evaluated items, verdict and sealed checkpoints, so that what is pulled can be trained on, compared,
+chatted with and exported. A push is one commit: there is never half a checkpoint. Tokens are
+huggingface_hub's own affair (HF_TOKEN, or its login); no function here is given one.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from samosa_jax.data.hub import open_api, retry
 from samosa_jax.data.manifest import TOKENIZER_FOLDER, hash_file
 from samosa_jax.errors import UserError
 from samosa_jax.training.checkpoint import SEAL, find_fault, list_steps, step_folder
-from samosa_jax.training.run_folder import RunFolder
+from samosa_jax.training.run_folder import EXPORT_RECORD, RunFolder
 
 KIND = "model repository"
 LARGE_BYTES = 50_000_000  # files that are worth a line while they are pulled
@@ -30,6 +30,8 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _STAGING = ".pushing-"  # and the process
 _CHECKPOINTS = "checkpoints"
 _WEIGHTS = ("*.safetensors", "*.gguf", "*.pt")
+# Of two models in one repository, transformers and others would load whichever they look for first.
+_LOADED_FIRST = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +87,20 @@ def packed(folder: Path, *, newest_only: bool = False) -> Iterator[Parcel]:
     elif (folder / SEAL).exists():
         _check_seal(folder)
         yield Parcel(kind="checkpoint", title=folder.name, files=_files_below(folder))
-    elif (folder / "config.json").exists() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+    elif _is_export(folder):
         yield Parcel(kind="export", title=folder.name, files=_files_below(folder))
     else:
         raise UserError(
             f"{folder} is neither a run with a finished checkpoint (checkpoints/STEP/{SEAL}), nor a "
-            f"checkpoint ({SEAL}), nor an export (config.json and {' or '.join(_WEIGHTS)}); name one of these"
+            f"checkpoint ({SEAL}), nor an export ({EXPORT_RECORD}, or config.json and "
+            f"{' or '.join(_WEIGHTS)}); name one of these"
         )
 
 
 def push(parcel: Parcel, repo: str, *, private: bool, revision: str | None, message: str = "") -> str:
     """Uploads in one commit, into a repository that is made if need be, and gives the commit's address.
 
-    Of older checkpoints in the repository only the history is left.
+    Of older checkpoints in the repository, or of an older export's weights, only the history is left.
 
     Args:
         private: a repository made now is for its owner alone.
@@ -115,7 +118,7 @@ def push(parcel: Parcel, repo: str, *, private: bool, revision: str | None, mess
             api.create_repo(repo, private=private or None, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        stale = [] if parcel.kind == "export" else _stale(api, repo, revision, parcel)
+        stale = _stale(api, repo, revision, parcel)
         additions = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in parcel.files.items()
         ]
@@ -181,6 +184,12 @@ def pull(repo: str, *, revision: str | None, to: Path | None, say: Callable[[str
     return to
 
 
+def _is_export(folder: Path) -> bool:
+    if (folder / EXPORT_RECORD).exists():
+        return True
+    return (folder / "config.json").exists() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+
+
 @contextmanager
 def _snapshot(run: RunFolder, checkpoints: list[Path]) -> Iterator[dict[str, Path]]:
     """The files of a run, held against changes in a folder of links and copies beside them."""
@@ -205,11 +214,14 @@ def _fill(staging: Path, run: RunFolder, checkpoints: list[Path]) -> None:
         shutil.copytree(checkpoint, target, copy_function=_link)
         _check_seal(target, name=checkpoint)
     records = (run.config, run.environment, run.metrics, run.evals, run.samples, run.plot, run.summary)
-    for path in records:
+    for path in (*records, run.promotion):
         if path.exists():
             shutil.copy2(path, staging / path.name)
     if run.tokenizer.exists():
         shutil.copytree(run.tokenizer, staging / TOKENIZER_FOLDER)
+    if run.evaluated_items.exists():
+        whole = shutil.ignore_patterns("*.unfinished", "*.tmp")
+        shutil.copytree(run.evaluated_items, staging / run.evaluated_items.name, ignore=whole)
 
 
 def _link(source: str, target: str) -> None:
@@ -250,10 +262,16 @@ def _check_seal(folder: Path, *, name: Path | None = None) -> None:
 
 
 def _stale(api: HfApi, repo: str, revision: str | None, parcel: Parcel) -> list[str]:
-    """Checkpoints in the repository that are not pushed again."""
+    """Checkpoints, or weights of an export in safetensors, in the repository that are not pushed again."""
+    if parcel.kind == "export" and not any(map(_LOADED_FIRST.fullmatch, parcel.files)):
+        return []  # a .gguf may well stand beside the weights that it was made from
     entries = api.list_repo_tree(repo, recursive=True, revision=revision)
-    names = [entry.path for entry in entries if isinstance(entry, RepoFile)]
-    return [name for name in names if name.startswith(f"{_CHECKPOINTS}/") and name not in parcel.files]
+    names = [
+        entry.path for entry in entries if isinstance(entry, RepoFile) and entry.path not in parcel.files
+    ]
+    if parcel.kind == "export":
+        return [name for name in names if _LOADED_FIRST.fullmatch(name)]
+    return [name for name in names if name.startswith(f"{_CHECKPOINTS}/")]
 
 
 def _download(api: HfApi, repo: str, commit: str, file: RepoFile, folder: Path) -> None:

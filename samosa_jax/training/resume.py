@@ -10,7 +10,6 @@ rollouts are made of and cut into (`rl.tasks`, `rl.curriculum`, `rl.prompts`, `r
 the mesh or `train.compute_dtype`, is said aloud; how a run is shown, saved and evaluated is not.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from samosa_jax.training.checkpoint import (
     find_newest_good,
     list_steps,
     read_record,
+    seal_digest,
     step_folder,
 )
 from samosa_jax.training.run_folder import RunFolder
@@ -118,7 +118,7 @@ def open_origin(path: str, *, tokenizer: str) -> Origin:
             f"init_from: {folder} was trained with tokenizer {trained_with[:12]}, the data was prepared with "
             f"{tokenizer[:12]}; prepare the data with the tokenizer of that run"
         )
-    return Origin(folder=folder, fingerprint=hashlib.sha256((folder / SEAL).read_bytes()).hexdigest())
+    return Origin(folder=folder, fingerprint=seal_digest(folder))
 
 
 def inherited_values(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -154,7 +154,7 @@ def find_start(run_folder: RunFolder, *, resume: str) -> Start:
     if folder is None and run_folder.is_used:
         notices.append(f"{run_folder.path} has no finished checkpoint: the run begins again")
     record = None if folder is None else read_record(folder)
-    if record is not None and "imported" in record.data:
+    if record is not None and record.imported_from:
         raise UserError(
             f"{run_folder.path} holds an imported model, with no optimizer state and no place in any data; "
             f"begin a run of another name with --init_from={run_folder.path}"

@@ -1,7 +1,8 @@
 """Where a run lives on disk, and whether a command may begin, go on, or must refuse there.
 
-runs/NAME/  config.yaml  environment.json  metrics.jsonl  evals.jsonl  samples.jsonl  checkpoints/STEP/
-            bad_steps/STEP.npz  rollouts/STEP.npz  preflight.json  tensorboard/  loss.png  summary.json
+runs/NAME/  config.yaml  environment.json  metrics.jsonl  evals.jsonl  evals/STEP/  samples.jsonl  PROMOTION
+            checkpoints/STEP/  bad_steps/STEP.npz  rollouts/STEP.npz  preflight.json  tensorboard/  loss.png
+            summary.json
 """
 
 import fcntl
@@ -19,6 +20,8 @@ from samosa_jax.data.manifest import TOKENIZER_FOLDER
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.training.metrics import is_train_record, keep_json_lines
+
+EXPORT_RECORD = "samosa.json"  # of what was exported; `samosa export` leaves it in every folder
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,16 @@ class RunFolder:
     @property
     def evals(self) -> Path:
         return self.path / "evals.jsonl"
+
+    @property
+    def evaluated_items(self) -> Path:
+        """A folder for each step, with a file for every result: a line per item."""
+        return self.path / "evals"
+
+    @property
+    def promotion(self) -> Path:
+        """What a gate has said of a checkpoint; see `evals.promotion`."""
+        return self.path / "PROMOTION"
 
     @property
     def samples(self) -> Path:
