@@ -147,11 +147,20 @@ def test_the_sampler_agrees_with_the_trainer_and_with_itself(taught: tuple[Train
     with pytest.raises(ValueError, match="has no parameters"):
         sampler(engine).sample(prompted, seed_of_item=len)
     engine = Engine(trained.network, None, mesh=mesh_of(), max_batch=8, prefix_bytes=0)
-    found = []
+    found: list[PolicyTokens] = []
+    compiled_in: list[int] = []  # rollouts done before
+
+    def hear(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled_in.append(len(found))
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
     for _ in range(2):
         engine.update(trained.params)
         found.append(tokens_of(sampler(engine).sample(prompted, seed_of_item=len)))
         engine.release()
+    jax.monitoring.unregister_event_duration_listener(hear)
+    assert set(compiled_in) == {0}  # other parameters need no other programs
     for first, second in zip(*found, strict=True):
         np.testing.assert_array_equal(first, second)
     held = sum(array.nbytes for array in jax.live_arrays())
