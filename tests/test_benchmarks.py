@@ -18,7 +18,6 @@ from samosa_jax.data.chat.role_bytes import turn_positions
 from samosa_jax.data.chat.template import render
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
-from samosa_jax.evals import question_files
 from samosa_jax.evals.chat_prompts import encode_in_conversation
 from samosa_jax.evals.items import ChoiceItem, SchemaItem, TextItem, read_item
 from samosa_jax.evals.likelihood_tasks import TABLES, open_questions, read_table, run_task
@@ -277,7 +276,7 @@ def test_the_hub_gives_the_same_questions_once(monkeypatch: pytest.MonkeyPatch, 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
     files = {"ARC-Easy/test-00000-of-00001.parquet": parquet.read_bytes(), "ARC-Easy/train-0.parquet": b"no"}
     monkeypatch.setattr(hub_module, "PAUSE_S", 0.01)
-    monkeypatch.setattr(question_files.find_file, "__kwdefaults__", {"cache": tmp_path / "cache"})
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the cache is
     with serve(Hub(repo="allenai/ai2_arc", commits={"a" * 40: files})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         fetched = open_questions(BENCHMARKS["arc_easy"], data_dir=None)
