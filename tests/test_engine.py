@@ -161,7 +161,8 @@ def test_samples_of_one_prompt_differ_and_repeat(engine: Engine):
     assert unseeded.tokens not in one
 
 
-def test_a_paused_answer_goes_on_after_forced_tokens(engine: Engine, params: Any):
+@pytest.mark.parametrize("num_forced", [1, 8, 13, 40])  # said in one block or two, or read at once
+def test_a_paused_answer_goes_on_after_forced_tokens(engine: Engine, params: Any, num_forced: int):
     (probe,) = engine.submit(some_prompt(30), GREEDY, end_ids=())
     engine.generate([probe])
     stop = probe.tokens[4]
@@ -175,12 +176,12 @@ def test_a_paused_answer_goes_on_after_forced_tokens(engine: Engine, params: Any
         engine.resume(other)
     for _ in range(3):
         engine.step()  # the other one goes on meanwhile
-    forced = [5, 9, 13, 17, 21, 25, 29]
+    forced = [5 + 4 * number for number in range(num_forced - 1)] + [stop]  # which pauses only where drawn
     engine.resume(answer, forced)
     while answer.state not in ("paused", "finished"):
         engine.step()
-    assert answer.tokens[at : at + 7] == forced
-    assert answer.sampled[at - 1 : at + 8] == [True, *[False] * 7, True]
+    assert answer.tokens[at : at + num_forced] == forced
+    assert answer.sampled[at - 1 : at + num_forced + 1] == [True, *[False] * num_forced, True]
     assert_greedy(params, answer)
     while answer.state == "paused":
         engine.resume(answer)  # on without a word

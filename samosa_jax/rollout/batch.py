@@ -84,7 +84,10 @@ class Batch:
         self._put(cache, self._slots.index(row), num_tokens=row.length)
 
     def write(self, weights: Weights) -> list[tuple[Row, Block]]:
-        """One block: what each row said that runs, on the host, (steps,) instead of (steps, B)."""
+        """One block: what each row drew that runs, on the host, (steps,) instead of (steps, B).
+
+        What a row is forced to say comes first.
+        """
         running = [row if row and row.is_running else None for row in self._slots]
         self._make_room(max(row.length for row in running if row))
         samplings = [row.generation.sampling for row in running if row]
@@ -168,7 +171,7 @@ class Batch:
         self._slots = [self._slots[slot] for slot in busy] + [None] * (num_rows - len(busy))
 
     def _describe(self, running: Sequence[Row | None]) -> Rows:
-        rows = _idle_rows(len(running))
+        rows = _idle_rows(len(running), block_tokens=self._block_tokens)
         for slot, row in enumerate(running):
             if row is None:  # it may rest and have been read: its tokens stay
                 held = self._slots[slot] if self._slots else None
@@ -183,6 +186,8 @@ class Batch:
             rows.stop_ids[slot, : len(stops)] = stops
             rows.key[slot] = row.key
             rows.num_drawn[slot] = row.num_drawn
+            forced = row.forced[: self._block_tokens]
+            rows.forced[slot, : len(forced)] = forced
             for name, values in rows.rules._asdict().items():
                 values[slot] = min(getattr(generation.sampling, name), 2**31 - 1)
         return rows
@@ -197,7 +202,7 @@ class Batch:
         return tables
 
 
-def _idle_rows(num_rows: int) -> Rows:
+def _idle_rows(num_rows: int, *, block_tokens: int) -> Rows:
     def full(value: float, dtype: type = np.float32) -> np.ndarray:
         return np.full(num_rows, value, dtype)
 
@@ -218,6 +223,7 @@ def _idle_rows(num_rows: int) -> Rows:
         stop_ids=np.full((num_rows, MAX_STOP_IDS), -1, np.int32),
         key=np.zeros((num_rows, 2), np.uint32),
         num_drawn=full(0, np.int32),
+        forced=np.full((num_rows, block_tokens), -1, np.int32),
         rules=rules,
     )
 

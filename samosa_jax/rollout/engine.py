@@ -27,6 +27,10 @@ from samosa_jax.rollout.programs import Block, Programs
 from samosa_jax.rollout.prompt_reader import PromptReader, Reading
 from samosa_jax.rollout.request import FinishReason, Generation, Prompt, Sampling
 
+# What is forced upon an answer is said in its blocks, beside the tokens that others draw, if it fills no more
+# than so many; more is read at once, by programs of its own.
+FORCED_BLOCKS = 2
+
 
 class Engine:
     """One model on one mesh. Not safe for threads: one of them owns it.
@@ -83,6 +87,7 @@ class Engine:
         self._laid_out = None if params is None else self._programs.lay_out(params)
         self._store = PrefixStore(network.config, max_bytes=prefix_bytes)
         self._reader = PromptReader(self._programs, self._buckets, self._store, max_tokens=prefill_tokens)
+        self._block_tokens = block_tokens
         self._batch = Batch(
             self._programs,
             self._buckets,
@@ -202,7 +207,7 @@ class Engine:
         for generation, reading in self._reader.read(self._weights, num_places=num_places):
             self._begin(generation, reading)
         for row in list(self._batch):
-            if row.forced and row.is_running:
+            if row.is_running and len(row.forced) > FORCED_BLOCKS * self._block_tokens:
                 self._read_forced(row)
         if self.num_running:
             for row, said in self._batch.write(self._weights):
@@ -269,11 +274,20 @@ class Engine:
         self._batch.put_back(row, cache)
 
     def _take_in(self, row: Row, said: Block) -> None:
-        """What a row said in a block."""
+        """What a row was forced to say in a block, and what it drew then."""
         generation = row.generation
-        tokens = said.tokens[said.tokens >= 0].tolist()
+        forced = row.forced[: len(said.tokens)]
+        if forced:
+            row.forced = row.forced[len(forced) :]
+            row.length += len(forced)
+            row.turn_position += len(forced)
+            row.pending = forced[-1]
+        steps = np.flatnonzero(said.tokens >= 0)
+        if not len(steps):
+            return
+        tokens = said.tokens[steps].tolist()
         num_tops = generation.sampling.top_logprobs
-        for step, token in enumerate(tokens):
+        for step, token in zip(steps, tokens, strict=True):
             generation.tokens.append(token)
             generation.sampled.append(True)
             generation.logprobs.append(float(said.logprobs[step]))

@@ -28,6 +28,7 @@ class Rows(NamedTuple):
     stop_ids: Any  # int32 (B, X), tokens after which it says no more; -1 for none
     key: Any  # uint32 (B, 2), of its random numbers
     num_drawn: Any  # int32, tokens drawn so far
+    forced: Any  # int32 (B, X), what it says at each step instead of drawing; -1 where it draws
     rules: Rules
 
 
@@ -39,7 +40,7 @@ class Tables(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What a block of X steps said. -1 stands for a token of a row that rests."""
+    """What a block of X steps drew. -1 stands for a token of a row that rests, or was forced to one."""
 
     tokens: jax.Array  # int32 (X, B)
     logprobs: jax.Array  # float32 (X, B)
@@ -137,7 +138,7 @@ def decode_block(
     """num_steps tokens of every row, fewer where it stops.
 
     A fixed number of steps, because a loop that asks the device whether to go on waits for the answer. With
-    `tables` rows are penalised, and the likeliest tokens of every step reported.
+    `tables`, which know what is forced, rows are penalised, and the likeliest tokens of every step reported.
     """
     B = rows.pending.shape[0]
     keys = jax.vmap(jax.random.wrap_key_data)(rows.key)
@@ -152,6 +153,8 @@ def decode_block(
     def step(i: jax.Array, state: tuple[Rows, Tables | None, Cache, Block]) -> Any:
         rows, tables, cache, block = state
         active = rows.remaining > 0
+        forced = rows.forced[:, i]
+        draws = active & (forced < 0)
         logits, cache = decoding.decode(
             network, weights, cache, rows.pending, turn_position=rows.turn_position, active=active
         )
@@ -163,22 +166,22 @@ def decode_block(
         else:
             penalized = penalize(logits, rows.rules, said_BV=tables.said, in_prompt_BV=tables.in_prompt)
             tokens = draw(penalized, uniform, rows.rules, filters=filters)
-            said = tables.said.at[jnp.arange(B), tokens].add(active.astype(tables.said.dtype))
+            said = tables.said.at[jnp.arange(B), tokens].add(draws.astype(tables.said.dtype))
             tables = tables._replace(said=said)
             ids, values = top_logprobs(logits)
             block = block._replace(
                 top_ids=block.top_ids.at[i].set(ids), top_logprobs=block.top_logprobs.at[i].set(values)
             )
         block = block._replace(
-            tokens=block.tokens.at[i].set(jnp.where(active, tokens, -1)),
+            tokens=block.tokens.at[i].set(jnp.where(draws, tokens, -1)),
             logprobs=block.logprobs.at[i].set(log_probs(logits, tokens)),
         )
-        stops = (tokens[:, None] == rows.stop_ids).any(axis=-1)
+        stops = draws & (tokens[:, None] == rows.stop_ids).any(axis=-1)
         rows = rows._replace(
-            pending=jnp.where(active, tokens, rows.pending),
+            pending=jnp.where(draws, tokens, jnp.where(active, forced, rows.pending)),
             turn_position=rows.turn_position + active,
-            remaining=jnp.where(active & ~stops, rows.remaining - 1, 0),
-            num_drawn=rows.num_drawn + active,
+            remaining=jnp.where(active & ~stops, rows.remaining - draws, 0),
+            num_drawn=rows.num_drawn + draws,
         )
         return rows, tables, cache, block
 
