@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import threading
 from typing import Any
 
 import jax
@@ -310,11 +309,9 @@ def test_nothing_is_compiled_after_warm_up():
     names: list[str] = []
     assert engine.warm_up(names.append) == len(names) > 10
     compiled: list[str] = []
-    own = threading.get_ident()
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        # Engines of other tests may still be at work in threads of theirs.
-        if event.endswith("backend_compile_duration") and threading.get_ident() == own:
+        if event.endswith("backend_compile_duration"):
             compiled.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
@@ -324,6 +321,7 @@ def test_nothing_is_compiled_after_warm_up():
             answers = []
             for _ in range(7):
                 sampling = Sampling(
+                    seed=int(rng.integers(2**31)),
                     max_tokens=int(rng.integers(1, 40)),
                     top_k=int(rng.integers(0, 3)),
                     presence_penalty=float(rng.integers(0, 2)) * (round == 2),
@@ -338,7 +336,7 @@ def test_nothing_is_compiled_after_warm_up():
                 for answer in answers:
                     if answer.state == "paused":
                         engine.resume(answer, [11] * int(rng.integers(0, 50)))
-        assert engine.num_generated > 100
+        assert engine.num_generated > 60
         assert compiled == []
         jax.jit(lambda x: x + 1.25)(jnp.ones(3)).block_until_ready()
         assert compiled  # the ear is not deaf
