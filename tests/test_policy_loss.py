@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_gradients import assert_close, run
+from one_layer import MODEL
 from tiny_training import mesh_of
 
-from samosa_jax.config import ModelConfig
 from samosa_jax.data.batch import Batch
 from samosa_jax.model.gpt import Network
 from samosa_jax.rl.advantages import Normalization, group_advantages, token_weights
@@ -27,27 +28,13 @@ from samosa_jax.rl.policy_loss import (
     make_token_log_probs,
     skip_empty,
 )
-from samosa_jax.training.losses import LossFn, LossOutput
+from samosa_jax.training.losses import LossFn
 from samosa_jax.training.step import accumulate, put_batch
 
-VOCAB_SIZE, LENGTH = 61, 12
+VOCAB_SIZE, LENGTH = MODEL.vocab_size, MODEL.context_len
 PROMPTS, SAMPLES = 2, 4
 MAX_TOKENS = 10
-NETWORK = Network.build(
-    ModelConfig(
-        vocab_size=VOCAB_SIZE,
-        context_len=LENGTH,
-        num_layers=1,
-        model_dim=16,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=8,
-        mlp_dim=32,
-        soft_cap=4.0,
-        init="gpt2",
-        init_std=0.3,
-    )
-)
+NETWORK = Network.build(MODEL)
 PLAIN: dict[str, Any] = {
     "clip_low": None,
     "clip_high": None,
@@ -128,25 +115,6 @@ def old(policy) -> np.ndarray:
 @functools.cache
 def loss_of(**change) -> LossFn:
     return make_policy_loss(NETWORK, **PLAIN | change)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(loss_fn, params, batch, frozen) -> tuple[LossOutput, Any]:
-    """What the loss function returns, and the gradient of its sum."""
-
-    def loss_sum(params):
-        output = loss_fn(params, batch, frozen)
-        return output.sum, output
-
-    gradients, output = jax.grad(loss_sum, has_aux=True)(params)
-    return output, gradients
-
-
-def assert_close(found, expected, tolerance=1e-4):
-    """Trees alike, each array to a share of its largest number."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * np.abs(theirs).max() + 1e-7)
 
 
 @pytest.mark.parametrize("normalization", ["sequence", "group", "batch", "constant"])

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loss_gradients import assert_close, run
 from one_layer import MODEL
 from tiny_training import mesh_of
 
@@ -16,7 +17,7 @@ from samosa_jax.data.batch import Batch
 from samosa_jax.data.chat.preference_batch import PreferenceBatch
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.lora import Adapters, make_lora_loss
-from samosa_jax.training.losses import LossFn, LossOutput, sharded_token_nll
+from samosa_jax.training.losses import LossFn, sharded_token_nll
 from samosa_jax.training.preference import Reference, make_dpo_loss, make_reference_log_probs, pair_loss
 from samosa_jax.training.step import accumulate, put_batch
 
@@ -98,25 +99,6 @@ def frozen():
 @functools.cache
 def dpo(*, reference: Reference = "frozen", **change) -> LossFn:
     return make_dpo_loss(NETWORK, **PLAIN | change, reference=reference)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(loss_fn, params, batch, frozen=None) -> tuple[LossOutput, Any]:
-    """What the loss function returns, and the gradient of its sum."""
-
-    def loss_sum(params):
-        output = loss_fn(params, batch, frozen)
-        return output.sum, output
-
-    gradients, output = jax.grad(loss_sum, has_aux=True)(params)
-    return output, gradients
-
-
-def assert_close(found, expected, tolerance=1e-4):
-    """Trees alike, each array to a share of its largest number."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * np.abs(theirs).max() + 1e-7)
 
 
 @jax.jit
