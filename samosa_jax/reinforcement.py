@@ -25,6 +25,7 @@ from samosa_jax.rl.preflight import OVERRULE, Preflight
 from samosa_jax.rl.prompts import PromptSource
 from samosa_jax.rl.rollout_store import RolloutStore
 from samosa_jax.rl.rollouts import Sampler
+from samosa_jax.rollout.buckets import platform_of
 from samosa_jax.rollout.engine import Engine
 from samosa_jax.stages import Machinery
 from samosa_jax.toolbox import open_tools
@@ -33,6 +34,9 @@ from samosa_jax.training.display import Display
 from samosa_jax.training.metrics import JsonLines
 from samosa_jax.training.run_folder import RunFolder
 from samosa_jax.training.step import put_batch
+
+# An answer that ends or calls a tool rests until its block is over, and a CPU soon begins another one.
+BLOCK_TOKENS = {"cpu": 4}
 
 
 def open_prompts(config: Config) -> PromptSource:
@@ -76,6 +80,7 @@ def make_policy(
         None,
         mesh=machinery.mesh,
         max_batch=min(rl.max_batch, rl.prompts * rl.samples),
+        block_tokens=BLOCK_TOKENS.get(platform_of(machinery.mesh), 8),
         prefix_bytes=0,  # no prompt comes twice with the same parameters
     )
     registry = open_tools(rl.tools, search_in=rl.search_in, flag="rl.tools")

@@ -164,10 +164,10 @@ def test_rows_move_and_grow_and_pause():
 
     cache = read(tokens[:, :4], turns[:, :4], [2, 4, 1, 3])
     cache = take_rows(cache, jnp.array([3, 1, 1, 0, 2]))
-    other = read(tokens[2:, :4], turns[2:, :4], [3, 1])
-    cache = place_row(cache, other, source=jnp.int32(0), row=jnp.int32(2))
+    other = read(tokens[2:3, :4], turns[2:3, :4], [3])
+    cache = place_row(cache, other, rows=jnp.array([2, 4, 0], jnp.int32), count=jnp.int32(2))
     order = np.array([3, 1, 2, 0, 2])
-    lengths = np.array([3, 4, 3, 2, 1])
+    lengths = np.array([3, 4, 3, 2, 3])
     for step in range(8):
         active = np.arange(5) != step % 5
         logits, cache = decode_jit(

@@ -161,6 +161,12 @@ class Tokenizer(abc.ABC):
         """The bytes that were encoded. Special tokens stand for none."""
         return _join(self._bytes, ids)
 
+    def bytes_of(self, token: int) -> bytes:
+        """`decode_bytes` of one token."""
+        if not 0 <= token < len(self._bytes):
+            raise ValueError(f"token id {token} is not among this tokenizer's 0..{len(self._bytes) - 1}")
+        return self._bytes[token]
+
     def decode(self, ids: Sequence[int] | np.ndarray, *, show_specials: bool = False) -> str:
         """Text of ids; bytes that are no UTF-8 read U+FFFD. Special tokens are left out unless asked for."""
         return _join(self._bytes_with_specials if show_specials else self._bytes, ids).decode(

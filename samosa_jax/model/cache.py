@@ -120,13 +120,18 @@ def take_rows(cache: Cache, rows: jax.Array) -> Cache:
     return jax.tree.map(take, cache)
 
 
-def place_row(cache: Cache, other: Cache, *, source: jax.Array, row: jax.Array) -> Cache:
-    """`cache` with row `row` replaced by row `source` of a cache of the same capacity."""
+def place_row(cache: Cache, single: Cache, *, rows: jax.Array, count: jax.Array) -> Cache:
+    """`cache` with the first `count` of `rows` replaced by the only row of a cache of the same capacity.
 
-    def place(x: jax.Array, y: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice_in_dim(x, lax.dynamic_slice_in_dim(y, source, 1), row, axis=0)
+    One after another, because a scatter would also rewrite what the rest of `rows` stands for.
+    """
 
-    return jax.tree.map(place, cache, other)
+    def place(i: jax.Array, cache: Cache) -> Cache:
+        return jax.tree.map(
+            lambda x, y: lax.dynamic_update_slice_in_dim(x, y, rows[i], axis=0), cache, single
+        )
+
+    return lax.fori_loop(0, count, place, cache)
 
 
 def can_go_back(config: ModelConfig, *, length: int, to: int, capacity: int) -> bool:

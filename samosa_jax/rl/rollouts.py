@@ -5,8 +5,10 @@ then comes the next block. So what is written never depends on how fast a tool w
 parameters and seeds are equal bit for bit. (A tool that runs into its time limit is the exception.)
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +52,16 @@ class _Answering(OpenAnswer):
     reason: EndReason | None = None  # None: it goes on
 
 
+@contextmanager
+def _untouched_heap() -> Iterator[None]:
+    """The garbage collector looks at new objects only: answers make many, and JAX has half a million."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class Sampler:
     """Writes groups of answers with one engine, which must have nothing else to do."""
 
@@ -78,6 +90,12 @@ class Sampler:
         self, prompted: Sequence[Prompted], *, seed_of_item: Callable[[str], int]
     ) -> list[list[Answered]]:
         """R answers to every prompt, in the order of the prompts."""
+        with _untouched_heap():
+            return self._sample(prompted, seed_of_item)
+
+    def _sample(
+        self, prompted: Sequence[Prompted], seed_of_item: Callable[[str], int]
+    ) -> list[list[Answered]]:
         groups = [self._submit(one, seed=seed_of_item(one.item)) for one in prompted]
         answers = {answer.generation: answer for group in groups for answer in group}
         with ThreadPoolExecutor(MAX_CALLS_AT_ONCE, thread_name_prefix="tool-call") as pool:

@@ -1,6 +1,6 @@
 """The rows that are decoded together: who has which, what the device is told of them, and their cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -10,11 +10,12 @@ from samosa_jax.model.cache import Cache
 from samosa_jax.model.decoding import Weights
 from samosa_jax.rollout.buckets import Buckets
 from samosa_jax.rollout.programs import Block, Programs, Rows, Tables
-from samosa_jax.rollout.request import Generation
+from samosa_jax.rollout.request import Generation, Sampling
 from samosa_jax.rollout.sampling import Rules
 
 MAX_STOP_IDS = 8
-PATIENCE = 4  # blocks that a batch must have been too large for before it shrinks
+# Blocks that a batch must have been too large for before it shrinks: about what moving the rest takes.
+PATIENCE = 1
 
 
 @dataclass(eq=False)
@@ -26,6 +27,8 @@ class Row:
     length: int  # tokens read
     turn_position: int  # of the pending token
     key: np.ndarray  # uint32 (2,), of its random numbers
+    stop_ids: np.ndarray  # int32 (8,), -1 for none
+    rules: Rules  # of numbers
     tokens_left: int = 0  # that it may still draw
     num_drawn: int = 0
     forced: list[int] = field(default_factory=list)  # to be read before it goes on
@@ -63,13 +66,14 @@ class Batch:
     def row_of(self, generation: Generation) -> Row | None:
         return next((row for row in self if row.generation is generation), None)
 
-    def add(self, row: Row, cache: Cache) -> None:
-        """Gives the row a place, with what was read of its prompt, a cache of one row."""
-        if None not in self._slots:
+    def add(self, rows: Sequence[Row], cache: Cache) -> None:
+        """Gives places to rows with the same prompt; `cache`, of one row, has what was read of it."""
+        while len(self) + len(rows) > len(self._slots):  # size by size, as warm_up compiles it
             self._set_size(self._buckets.batch_for(len(self._slots) + 1))
-        slot = self._slots.index(None)
-        self._put(cache, slot, num_tokens=row.length)
-        self._slots[slot] = row
+        free = [slot for slot, row in enumerate(self._slots) if row is None][: len(rows)]
+        self._put(cache, free, num_tokens=rows[0].length)
+        for slot, row in zip(free, rows, strict=True):
+            self._slots[slot] = row
 
     def remove(self, row: Row) -> None:
         self._slots[self._slots.index(row)] = None
@@ -81,7 +85,7 @@ class Batch:
 
     def put_back(self, row: Row, cache: Cache) -> None:
         """Replaces what was read of a row."""
-        self._put(cache, self._slots.index(row), num_tokens=row.length)
+        self._put(cache, [self._slots.index(row)], num_tokens=row.length)
 
     def write(self, weights: Weights) -> list[tuple[Row, Block]]:
         """One block: what each row drew that runs, on the host, (steps,) instead of (steps, B).
@@ -122,7 +126,7 @@ class Batch:
         for position, size in enumerate(sizes):
             yield f"{size} rows of {capacity} tokens"
             cache = programs.empty(size, capacity)
-            cache = programs.place(cache, single, source=np.int32(0), row=np.int32(0))
+            cache = programs.place(cache, single, [0])
             for near in {1, *sizes[max(0, position - 1) : position + 2]}:
                 programs.take(cache, np.zeros(near, np.int32))
             if capacity != self._buckets.capacities[-1]:
@@ -143,11 +147,11 @@ class Batch:
         assert self._cache is not None
         return self._cache
 
-    def _put(self, cache: Cache, slot: int, *, num_tokens: int) -> None:
+    def _put(self, cache: Cache, slots: Sequence[int], *, num_tokens: int) -> None:
         self._make_room(num_tokens)
         self._grow(cache.capacity)
         fitting = self._programs.resize(cache, self._held().capacity)
-        self._cache = self._programs.place(self._held(), fitting, source=np.int32(0), row=np.int32(slot))
+        self._cache = self._programs.place(self._held(), fitting, slots)
 
     def _make_room(self, num_tokens: int) -> None:
         """Room for rows of so many tokens, and for the block that is written next."""
@@ -172,24 +176,22 @@ class Batch:
 
     def _describe(self, running: Sequence[Row | None]) -> Rows:
         rows = _idle_rows(len(running), block_tokens=self._block_tokens)
-        for slot, row in enumerate(running):
-            if row is None:  # it may rest and have been read: its tokens stay
-                held = self._slots[slot] if self._slots else None
-                rows.lengths[slot] = held.length if held else 0
-                continue
-            generation = row.generation
-            rows.pending[slot] = row.pending
-            rows.lengths[slot] = row.length
-            rows.turn_position[slot] = row.turn_position
-            rows.remaining[slot] = row.tokens_left
-            stops = sorted(generation.end_ids | generation.pause_ids)
-            rows.stop_ids[slot, : len(stops)] = stops
-            rows.key[slot] = row.key
-            rows.num_drawn[slot] = row.num_drawn
-            forced = row.forced[: self._block_tokens]
-            rows.forced[slot, : len(forced)] = forced
-            for name, values in rows.rules._asdict().items():
-                values[slot] = min(getattr(generation.sampling, name), 2**31 - 1)
+        for slot, resting in enumerate(self._slots):  # it may have been read: its tokens stay
+            rows.lengths[slot] = resting.length if resting else 0
+        slots = [slot for slot, row in enumerate(running) if row]
+        busy = [row for row in running if row]
+        if not busy:
+            return rows
+        rows.pending[slots] = [row.pending for row in busy]
+        rows.turn_position[slots] = [row.turn_position for row in busy]
+        rows.remaining[slots] = [row.tokens_left for row in busy]
+        rows.stop_ids[slots] = [row.stop_ids for row in busy]
+        rows.key[slots] = [row.key for row in busy]
+        rows.num_drawn[slots] = [row.num_drawn for row in busy]
+        for slot, row in zip(slots, busy, strict=True):
+            rows.forced[slot, : len(row.forced)] = row.forced[: self._block_tokens]
+        for column, values in zip(rows.rules, zip(*(row.rules for row in busy), strict=True), strict=True):
+            column[slots] = values
         return rows
 
     def _tables(self, running: Sequence[Row | None]) -> Tables:
@@ -226,6 +228,18 @@ def _idle_rows(num_rows: int, *, block_tokens: int) -> Rows:
         forced=np.full((num_rows, block_tokens), -1, np.int32),
         rules=rules,
     )
+
+
+def stop_array(ids: Collection[int]) -> np.ndarray:
+    """Tokens to stop after, as a row has them."""
+    padded = np.full(MAX_STOP_IDS, -1, np.int32)
+    padded[: len(ids)] = sorted(ids)
+    return padded
+
+
+def rules_of(sampling: Sampling) -> Rules:
+    """How tokens are drawn, as a row has it."""
+    return Rules(*(min(getattr(sampling, name), 2**31 - 1) for name in Rules._fields))
 
 
 def one(value: int) -> np.ndarray:

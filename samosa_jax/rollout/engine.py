@@ -20,7 +20,7 @@ from samosa_jax.model.decoding import Weights
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import MESH_AXES
-from samosa_jax.rollout.batch import MAX_STOP_IDS, Batch, Row, one
+from samosa_jax.rollout.batch import MAX_STOP_IDS, Batch, Row, one, rules_of, stop_array
 from samosa_jax.rollout.buckets import Buckets, platform_of
 from samosa_jax.rollout.prefix_store import Kept, PrefixStore
 from samosa_jax.rollout.programs import Block, Programs
@@ -204,8 +204,8 @@ class Engine:
     def step(self) -> list[Generation]:
         """Reads prompts, writes one block of every answer that runs; returns the answers with news."""
         num_places = self.max_batch - len(self._batch)
-        for generation, reading in self._reader.read(self._weights, num_places=num_places):
-            self._begin(generation, reading)
+        for generations, reading in self._reader.read(self._weights, num_places=num_places):
+            self._begin(generations, reading)
         for row in list(self._batch):
             if row.is_running and len(row.forced) > FORCED_BLOCKS * self._block_tokens:
                 self._read_forced(row)
@@ -235,9 +235,14 @@ class Engine:
                     num_programs += 1
         return num_programs
 
-    def _begin(self, generation: Generation, reading: Reading) -> None:
-        """Gives an answer a place, now that its prompt was read."""
+    def _begin(self, generations: Sequence[Generation], reading: Reading) -> None:
+        """Gives answers a place, now that their prompt was read."""
         assert reading.cache is not None
+        self._batch.add([self._first_row(generation, reading) for generation in generations], reading.cache)
+        for generation in generations:
+            generation.state = "running"
+
+    def _first_row(self, generation: Generation, reading: Reading) -> Row:
         sampling, prompt = generation.sampling, generation.prompt
         seed = int(self._seeds.integers(2**63)) if sampling.seed is None else sampling.seed
         row = Row(
@@ -246,6 +251,8 @@ class Engine:
             length=len(reading.tokens),
             turn_position=int(prompt.turn_position[-1]),
             key=random_key(seed, generation.sample),
+            stop_ids=stop_array(generation.end_ids | generation.pause_ids),
+            rules=rules_of(sampling),
         )
         if sampling.needs_tables:
             row.in_prompt = np.zeros(self.network.config.vocab_size, bool)
@@ -253,8 +260,7 @@ class Engine:
         generation.cached_tokens = reading.num_cached
         self.num_cached_tokens += reading.num_cached
         self._count_down(row)
-        self._batch.add(row, reading.cache)
-        generation.state = "running"
+        return row
 
     def _read_forced(self, row: Row) -> None:
         """Reads what was forced upon an answer since the last block."""
@@ -286,16 +292,13 @@ class Engine:
         if not len(steps):
             return
         tokens = said.tokens[steps].tolist()
+        generation.tokens += tokens
+        generation.sampled += [True] * len(tokens)
+        generation.logprobs += said.logprobs[steps].tolist()
         num_tops = generation.sampling.top_logprobs
-        for step, token in zip(steps, tokens, strict=True):
-            generation.tokens.append(token)
-            generation.sampled.append(True)
-            generation.logprobs.append(float(said.logprobs[step]))
-            tops: tuple[tuple[int, float], ...] = ()
-            if num_tops:
-                ids = said.top_ids[step, :num_tops].tolist()
-                tops = tuple(zip(ids, said.top_logprobs[step, :num_tops].tolist(), strict=True))
-            generation.top_logprobs.append(tops)
+        ids = said.top_ids[steps, :num_tops].tolist()
+        values = said.top_logprobs[steps, :num_tops].tolist()
+        generation.top_logprobs += [tuple(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
         row.num_drawn += len(tokens)
         row.length += len(tokens)
         row.turn_position += len(tokens)

@@ -1,10 +1,12 @@
 """What the engine runs on the device, each as one compiled program for every set of shapes."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from samosa_kernels import current_device
 
@@ -109,8 +111,11 @@ class Programs:
     def take(self, cache: Cache, rows: Any) -> Cache:
         return self._take(cache, rows)
 
-    def place(self, cache: Cache, other: Cache, *, source: Any, row: Any) -> Cache:
-        return self._place(cache, other, source=source, row=row)
+    def place(self, cache: Cache, single: Cache, rows: Sequence[int]) -> Cache:
+        """A cache of one row in the place of all of `rows`."""
+        padded = np.zeros(cache.num_rows, np.int32)
+        padded[: len(rows)] = rows
+        return self._place(cache, single, rows=padded, count=np.int32(len(rows)))
 
     def decode(
         self,

@@ -60,7 +60,7 @@ class PromptReader:
                 reading.waiting.remove(generation)
         self._queue = deque(reading for reading in self._queue if reading.waiting)
 
-    def read(self, weights: Weights, *, num_places: int) -> Iterator[tuple[Generation, Reading]]:
+    def read(self, weights: Weights, *, num_places: int) -> Iterator[tuple[list[Generation], Reading]]:
         """Reads about max_tokens of prompts; gives the answers that can begin, at most num_places."""
         budget = self._max_tokens
         while self._queue and num_places > 0 and budget > 0:
@@ -74,9 +74,9 @@ class PromptReader:
                 continue
             if first.cache is None:  # a prompt of one token
                 first.cache = self._programs.empty(1, self._buckets.capacities[0])
-            while first.waiting and num_places > 0:
-                num_places -= 1
-                yield first.waiting.popleft(), first
+            beginning = [first.waiting.popleft() for _ in range(min(num_places, len(first.waiting)))]
+            num_places -= len(beginning)
+            yield beginning, first
             if not first.waiting:
                 self._queue.popleft()
 

@@ -245,7 +245,7 @@ class Turn:
         self._given.append((kind, streamed))
 
     def _logprob_of(self, token: int, logprob: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
-        data = self._tokenizer.decode_bytes([token])
+        data = self._tokenizer.bytes_of(token)
         likeliest = tuple(self._logprob_of(other, value, ()) for other, value in top) if top else ()
         return TokenLogprob(data.decode("utf-8", "replace"), data, logprob, likeliest)
 
