@@ -1,5 +1,6 @@
 # make setup       a virtual environment in .venv with everything (also done by the targets below)
 # make quickstart  train a small model on this machine, offline, in minutes
+# make speedrun-tiny  the whole pipeline for eight GPUs, as small as can be, on a CPU
 # make test        all tests
 # make torch       PyTorch and what exports are compared with, so that make test compares them
 # make aot         what compiles for GPUs that are not here, so that make test checks that too
@@ -11,7 +12,7 @@ BIN := .venv/bin
 
 TORCH ?= torch
 
-.PHONY: setup torch aot quickstart test check lint clean
+.PHONY: setup torch aot quickstart speedrun-tiny test check lint clean
 
 setup: .venv/installed
 
@@ -32,6 +33,10 @@ torch: .venv/with-torch
 
 quickstart: setup
 	$(BIN)/python -m samosa_jax.quickstart
+
+speedrun-tiny: torch
+	mkdir -p .cache/speedrun
+	cd .cache/speedrun && PATH="$(CURDIR)/$(BIN):$$PATH" bash "$(CURDIR)/scripts/speedrun.sh" --tiny
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist=worksteal
