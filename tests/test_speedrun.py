@@ -1,5 +1,6 @@
 """The script of the whole pipeline: every line of the large run is one that its command takes."""
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -69,10 +70,9 @@ def test_every_line_is_one_that_its_command_takes(arguments: tuple[str, ...], tm
             assert select(catalog, flags.tasks)
     assert [config.stage for config in trained] == ["pretrain", "midtrain", "sft", "dpo", "grpo"]
     # Each begins with the one before, and reads what an earlier line has prepared.
-    made = {argv[-1] for _, _, *argv in calls}
-    for before, config in zip(trained, trained[1:], strict=False):
+    for before, config in itertools.pairwise(trained):
         assert config.init_from == f"runs/{before.name}"
-    prepared = {call[call.index("--out") + 1] for call in calls if "--out" in call} | made
+    prepared = {call[call.index("--out") + 1] for call in calls if "--out" in call}
     assert {source.path for config in trained for source in config.data.sources} <= prepared
 
 
