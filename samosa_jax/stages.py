@@ -6,7 +6,7 @@ what is trained (all parameters, or adapters) and what it begins with. The loop 
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,13 @@ class Machinery:
 _merge = jax.jit(lambda base, lora, scale: merge_lora(base, lora, scale=scale))
 
 
-def build(config: Config) -> Machinery:
-    """Raises ConfigError if model or batch do not divide over the devices."""
-    mesh = make_mesh(config.mesh)
+def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
+    """The parts of a run on `devices`: JAX devices, by default all that are here; they may be compile-only.
+
+    Raises:
+        ConfigError: model or batch do not divide over the devices.
+    """
+    mesh = make_mesh(config.mesh, devices=devices)
     check_mesh(config, mesh.size)
     dtype = config.train.compute_dtype
     if dtype == "auto":
