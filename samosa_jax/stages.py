@@ -83,7 +83,7 @@ class Machinery:
 
         Where the state is spread over replicas every device gets a copy, in the compute dtype.
         """
-        if self.lora_scale is not None and frozen is not None:
+        if self.lora_scale is not None:
             return self._merged(frozen, params)
         return params if self.mesh.shape["data"] == 1 else self._computed(params)
 
@@ -101,8 +101,10 @@ class Machinery:
         return jax.jit(cast, out_shardings=param_shardings(info, self.mesh))
 
     @functools.cached_property
-    def _merged(self) -> Callable[[Params, Params], Params]:
-        merge = functools.partial(merge_lora, scale=self.lora_scale)
+    def _merged(self) -> Callable[[Params | None, Params], Params]:
+        scale = self.lora_scale
+        assert scale is not None
+        merge = functools.partial(merge_lora, scale=scale)
         return jax.jit(merge, out_shardings=param_shardings(self.network.info, self.mesh))
 
 

@@ -1,4 +1,4 @@
-"""What every preset for GPUs sends and needs on eight H100s, by compiling its train step; writes the golden file.
+"""What every preset for GPUs sends and needs on eight H100s, by compiling its train step.
 
     python -m scripts.collective_budget [PRESET ...] [--write]
 
@@ -44,7 +44,7 @@ def presets() -> list[str]:
 
 
 def read_preset(name: str, *overrides: str) -> Config:
-    """The preset as it is used on eight devices: as configured, or with as many rows as its batch leaves each."""
+    """The preset on eight devices: as configured, or with as many rows as its batch leaves each of them."""
     config = parse_config([f"--config={ROOT / 'configs' / f'{name}.yaml'}", *overrides]).config
     rows = math.gcd(config.batch_rows // NUM_DEVICES, config.train.device_batch_size)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, device_batch_size=rows))

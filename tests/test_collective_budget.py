@@ -1,21 +1,19 @@
 """What every preset for GPUs sends between eight H100s, and the memory it needs: held against limits.
 
 The golden file has the numbers of every preset, each from compiling its real train step; that all of them
-keep the limits, and that they are those of the presets as they are now, is looked up here. Two small steps are
-compiled here and now, where the compiler for GPUs is (the `aot` extra): one preset, and a shallow relative of
-samosa_d24 whose layers do not divide over the devices. To compile every preset again (about ten minutes of two
-cores) and write the golden file:
+keep the limits, and that they are those of the presets as they are now, is looked up here. Two small steps
+are compiled here and now, where the compiler for GPUs is (the `aot` extra): one preset, and a shallow
+relative of samosa_d24 whose layers do not divide over the devices. To compile every preset again (about ten
+minutes of two cores) and write the golden file:
 
     python -m scripts.collective_budget --write
 """
 
-import jax
 import pytest
 from samosa_kernels import aot
 
 from samosa_jax.parallel.scaling import zero1_bytes
 from scripts.collective_budget import (
-    TRAFFIC_LIMIT,
     complaints,
     fingerprint,
     measure,
@@ -80,7 +78,7 @@ def test_layers_that_do_not_divide_cost_muon_two_exchanges_and_no_more():
     sent = {kind: traffic["wire_bytes"] for kind, traffic in budget["collectives"].items()}
     gathered_and_scattered = zero1_bytes(budget["num_params"], replicas=8)
     assert sent["all-gather"] + sent["reduce-scatter"] == pytest.approx(gathered_and_scattered, rel=1e-3)
-    # Stacks of 12 matrices of 256 x 256 and 6 of 256 x 1024, padded to 16 and 8, dealt out and back in float32.
+    # 12 matrices of 256 x 256 and 6 of 256 x 1024, padded to 16 and 8, dealt out and back in float32.
     dealt_out = 4 * (16 * 256**2 + 8 * 256 * 1024) / 8
     assert sent["all-to-all"] == pytest.approx(2 * dealt_out * 7 / 8, rel=1e-3)
     assert not sent.keys() - {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"}

@@ -70,7 +70,7 @@ PEAKS: tuple[tuple[str, Peaks], ...] = (
 # Bytes a second that one device sends to others of its host, and receives at the same time: half of what the
 # makers give for both directions together.
 LINKS: tuple[tuple[str, float], ...] = (
-    # NVLink: https://www.nvidia.com/en-us/data-center/b200, /h100 (fourth generation, 900 GB/s), /a100 (third)
+    # NVLink: https://www.nvidia.com/en-us/data-center/h100 (900 GB/s both ways), /h200, /b200, /a100
     ("B200", 900e9),
     ("H100 PCIe", 64e9),
     ("(H100|H200) NVL", 450e9),

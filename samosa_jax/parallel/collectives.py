@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: every collective of its HLO, its bytes, whether a loop repeats it.
+"""What a compiled program sends between devices: every collective of its HLO, its bytes, how often it runs.
 
     collectives = read_collectives(compiled.as_text())
     sum(collective.wire_bytes * collective.times for collective in collectives)   # of one device, one run
@@ -49,9 +49,9 @@ class Collective:
 class Traffic(NamedTuple):
     """Collectives of one kind in one run of a program."""
 
-    count: int
+    operations: int
     wire_bytes: int  # sent by one device
-    in_loop: int  # how many of `count` stand in a loop
+    in_loop: int  # operations that stand in a loop
 
 
 def total_bytes(collectives: Iterable[Collective]) -> int:
@@ -65,7 +65,9 @@ def by_kind(collectives: Iterable[Collective]) -> dict[str, Traffic]:
     for one in collectives:
         before = sums.get(one.kind, Traffic(0, 0, 0))
         sums[one.kind] = Traffic(
-            before.count + 1, before.wire_bytes + one.wire_bytes * one.times, before.in_loop + one.in_loop
+            before.operations + 1,
+            before.wire_bytes + one.wire_bytes * one.times,
+            before.in_loop + one.in_loop,
         )
     return dict(sorted(sums.items()))
 
@@ -98,8 +100,9 @@ def read_collectives(hlo: str) -> list[Collective]:
     ]
 
 
-_COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (?P<type>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
-_BITS = re.compile(r"\d+")
+_COLLECTIVE = re.compile(
+    rf"^\s*(?:ROOT )?%?\S+ = (?P<type>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("
+)
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
@@ -151,12 +154,11 @@ def _calls(line: str) -> Iterator[tuple[str, int]]:
 
 def _arrays(hlo_type: str) -> list[tuple[str, int]]:
     """(dtype, bytes) of every array in a type; scalars of bookkeeping (u32[]) aside."""
-    arrays = []
-    for dtype, dims in re.findall(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]", hlo_type):
-        if dims or dtype not in ("u32", "s32"):
-            bits = 8 if dtype == "pred" else int(_BITS.search(dtype)[0])  # type: ignore[index]
-            arrays.append((dtype, math.prod(map(int, filter(None, dims.split(",")))) * bits // 8))
-    return arrays
+    return [
+        (dtype, math.prod(int(dim) for dim in dims.split(",") if dim) * int(bits or 8) // 8)
+        for dtype, bits, dims in re.findall(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]", hlo_type)
+        if dims or dtype not in ("u32", "s32")
+    ]
 
 
 def _larger_side(kind: str, is_start: bool, hlo_type: str, group_size: int) -> int:

@@ -11,10 +11,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from samosa_jax.parallel.sharding import ambient_mesh
 
 
-def spread_over_devices(
-    function: Callable[[jax.Array], jax.Array], stacks: Any, *, split_last: Any
-) -> Any:
-    """`function` of every stack of matrices (L, M, N) in a tree, every matrix on one device of the ambient mesh.
+def spread_over_devices(function: Callable[[jax.Array], jax.Array], stacks: Any, *, split_last: Any) -> Any:
+    """`function` of every stack of matrices (L, M, N) in a tree, each on one device of the ambient mesh.
 
     `function` treats matrices one by one, and a transposed one alike. Left to itself XLA would split inside
     the matrices, and communicate in each of its products.

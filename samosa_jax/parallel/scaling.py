@@ -45,7 +45,7 @@ def predict_scaling(
 def zero1_bytes(num_params: int, *, replicas: int, param_bytes: int = 2, gradient_bytes: int = 4) -> int:
     """The least that a device sends in a step of ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054).
 
-    Every parameter is gathered once in the compute dtype and every gradient scattered once in float32, whatever
-    the number of microbatches. In either, a device passes on all of the array but its own part.
+    Every parameter is gathered once in the compute dtype and every gradient scattered once in float32,
+    whatever the number of microbatches. In either, a device passes on all of the array but its own part.
     """
     return num_params * (param_bytes + gradient_bytes) * (replicas - 1) // replicas
