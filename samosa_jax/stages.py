@@ -131,7 +131,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
         optimizer=optimizer,
         loss_fn=loss_fn,
         train_step=train_step,
-        rows_at_once=config.train.device_batch_size * mesh.shape["data"] * mesh.shape["fsdp"],
+        rows_at_once=config.train.device_rows * mesh.shape["data"] * mesh.shape["fsdp"],
     )
 
 
