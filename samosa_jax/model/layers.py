@@ -62,13 +62,13 @@ def _rows(table: jax.Array, tokens: jax.Array, axis: int) -> jax.Array:
     return table.at[(slice(None),) * axis + (tokens,)].get(mode="clip")
 
 
-def _look_up_forward(
-    table: jax.Array, tokens: jax.Array, axis: int
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _look_up_forward(table: jax.Array, tokens: jax.Array, axis: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     return look_up(table, tokens, axis), (table, tokens)
 
 
-def _look_up_backward(axis: int, kept: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, None]:
+def _look_up_backward(
+    axis: int, kept: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, None]:
     table, tokens = kept
     like = jax.ShapeDtypeStruct(table.shape, jnp.float32)
     scatter = jax.linear_transpose(lambda table: _rows(table, tokens, axis), like)

@@ -170,3 +170,5 @@ def from_matrices(matrices: jax.Array, info: ParamInfo) -> jax.Array:
     order = info.batch_axis + info.reduction_axis + info.output_axis
     inverse = [order.index(dim) for dim in range(len(order))]
     return matrices.reshape([info.shape[dim] for dim in order]).transpose(inverse)
+
+
