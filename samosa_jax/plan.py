@@ -9,7 +9,6 @@ where the `aot` extra is installed (--memory=model leaves it, and takes seconds)
 docs/planning.md says where every number comes from.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from samosa_kernels import aot
 from samosa_jax import command_line
 from samosa_jax.command_line import parse_config, parse_dataclass, split_options
 from samosa_jax.compiled_step import compile_step
-from samosa_jax.config import Config
+from samosa_jax.config import Config, with_rows
 from samosa_jax.errors import UserError
 from samosa_jax.plan_page import as_json, plan_sections
 from samosa_jax.planning.devices import DeviceName, PlannedDevice, find_device

@@ -89,8 +89,8 @@ def _memory(plan: RunPlan) -> Iterator[Block]:
         rows=[_fit_row(fit, plan) for fit in plan.fitted],
     )
     yield Paragraph(
-        f"While text is written, keys and values take {_gib(plan.cache_bytes, digits=3)} per dialogue of full "
-        "length."
+        f"While text is written, keys and values take {_gib(plan.cache_bytes, digits=3)} per dialogue of "
+        "full length."
     )
 
 

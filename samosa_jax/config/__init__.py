@@ -53,6 +53,7 @@ __all__ = [
     "require",
     "require_at_least",
     "to_dict",
+    "with_rows",
 ]
 
 
@@ -160,6 +161,11 @@ class Config:
     def batch_rows(self) -> int:
         """Rows per optimizer step over all devices."""
         return self.train.batch_tokens // self.model.context_len
+
+
+def with_rows(config: Config, device_rows: int) -> Config:
+    """The configuration with that number as train.device_batch_size."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, device_batch_size=device_rows))
 
 
 def to_dict(config: object) -> dict[str, object]:

@@ -13,8 +13,8 @@ DeviceName = Literal["h100", "h200", "a100", "rtx4090", "cpu"]
 # context, NCCL's buffers (1 to 2 GB) and fragmentation. JAX itself takes no more than
 # XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75 unless it is set.
 USABLE_SHARE = 0.9
-# Of a link's rate on paper, what large collectives reach: nccl-tests measures 230 to 250 GB/s of bus bandwidth
-# on 8 x A100 and, the switch adding up, 460 to 480 on 8 x H100
+# Of a link's rate on paper, what large collectives reach: all-reduces of nccl-tests go at 230 to 250 GB/s on
+# 8 x A100 and, the switch adding up, at 460 to 480 on 8 x H100
 # (https://docs.alayanew.com/en/docs/tech-blog/2026-05-06-nccl-tests); 0.8 leaves room for messages that are
 # smaller, and for a reduce-scatter, which the switch does not help.
 LINK_SHARE = 0.8

@@ -110,7 +110,8 @@ class MemoryModel:
         head = 4 * model.padded_vocab_size * model.model_dim
         chunk = -(-tokens // max(1, -(-tokens // config.loss.chunk_tokens)))
         logits = chunk * model.padded_vocab_size * (4 + item)
-        moments = [  # gradients, activations, logits: at the loss, in the last layer's backward, and after all
+        # Gradients, activations, logits: at the loss, in the backward of the last layer and of the first.
+        moments = [
             (sums, kept, logits + head),
             (sums, kept + recomputed + working, head),
             (sums + one_gradient, recomputed + working + outside, 0),

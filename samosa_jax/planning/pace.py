@@ -1,5 +1,6 @@
 """How fast a run will go, what it costs, and how it scales over devices: predictions with their sources."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -61,18 +62,18 @@ class Pace:
 
 
 def expected_mfu(num_parameters: float) -> float:
-    """Between the entries of EXPECTED_MFU straight over log(parameters); below the first in proportion.
+    """Between the entries of EXPECTED_MFU straight over log(parameters), level above the last.
 
-    `num_parameters` counts what matrix products read (`sizes.scaling_parameters`). A small model is held up by
-    everything but its products: under the first entry the share falls with the square root of its size, a
-    guess.
+    `num_parameters` counts what matrix products read (`sizes.scaling_parameters`). A small model is held up
+    by everything but its products: under the first entry the share falls with the square root of its size,
+    a guess.
     """
     first, last = EXPECTED_MFU[0], EXPECTED_MFU[-1]
     if num_parameters <= first[0]:
         return first[1] * math.sqrt(num_parameters / first[0])
     if num_parameters >= last[0]:
         return last[1]
-    for (low, at_low), (high, at_high) in zip(EXPECTED_MFU, EXPECTED_MFU[1:], strict=False):
+    for (low, at_low), (high, at_high) in itertools.pairwise(EXPECTED_MFU):
         if num_parameters <= high:
             along = math.log(num_parameters / low) / math.log(high / low)
             return at_low + along * (at_high - at_low)
