@@ -41,6 +41,7 @@ CONFIG_SHORTHANDS = {
     "horizon": "train.horizon",
     "resume": "checkpoint.resume",
     "cost_per_hour": "log.cost_per_hour",
+    "profile": "log.profile",
     "data": "data.sources",
 }
 WEIGHTED = {"data.sources": "path", "rl.tasks": "name"}  # lists of things with a weight, and what names one

@@ -115,6 +115,12 @@ class Config:
             f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has "
             f"{self.train.num_steps} steps (train.num_steps); warm up for fewer",
         )
+        first, _ = self.log.profile_steps or (1, 1)
+        require(
+            first <= self.train.num_steps,
+            f"log.profile is {self.log.profile}, but the run has {self.train.num_steps} steps "
+            "(train.num_steps)",
+        )
         decay_steps = self.schedule.decay_frac * self.train.num_steps if self.schedule.kind == "wsd" else 0
         require(
             self.schedule.warmup_steps + decay_steps <= self.train.num_steps,

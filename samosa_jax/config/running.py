@@ -110,7 +110,21 @@ class LogConfig:
     tensorboard: bool = False
     wandb_project: str | None = None
     cost_per_hour: float = 0.0  # of the whole machine, for the summary
+    profile: str = ""  # FIRST:LAST, steps to trace into runs/NAME/profile, as 20:25; empty: none
 
     def __post_init__(self) -> None:
+        first, last = self.profile_steps or (1, 1)
+        require(
+            1 <= first <= last,
+            f"log.profile is {self.profile!r}; write FIRST:LAST, two steps that count from 1, as in 20:25",
+        )
         require_at_least(1, self, "log", "every_steps")
         require_at_least(0, self, "log", "cost_per_hour")
+
+    @property
+    def profile_steps(self) -> tuple[int, int] | None:
+        """First and last step of the trace; (0, 0) for what is no such pair."""
+        if not self.profile:
+            return None
+        found = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        return (int(found[1]), int(found[2])) if found else (0, 0)

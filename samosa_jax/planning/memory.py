@@ -70,7 +70,7 @@ class MemoryModel:
         """
         self._config = config
         self._sizes = resolve_mesh(config.mesh, num_devices)
-        self._itemsize = np.dtype(compute_dtype).itemsize if compute_dtype != "bfloat16" else 2
+        self._itemsize = np.dtype(compute_dtype).itemsize
         mesh = _mesh_on_paper(self._sizes)
         network = Network.build(config.model, compute_dtype=compute_dtype)
         has_adapters = config.lora.rank > 0
