@@ -8,6 +8,7 @@ The step is that of `stages.build`, so that what is said here stays true when it
 packages of the `aot` extra (`samosa_kernels.aot.why_not`).
 """
 
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from samosa_kernels import aot
 
 from samosa_jax.config import Config
+from samosa_jax.gpu_settings import compiler_options
 from samosa_jax.stages import Machinery, build, synthetic_batch
 from samosa_jax.training.environment import bytes_per_device
 from samosa_jax.training.state import abstract_params, abstract_state
@@ -56,7 +58,7 @@ def compile_step(config: Config, *, device: str = "h100", num_devices: int = 8) 
     state, batch, frozen = abstract_arguments(config, machinery)
     lowered = machinery.train_step.trace(state, batch, frozen).lower(lowering_platforms=("cuda",))
     with aot.without_persistent_cache():
-        executable = lowered.compile()
+        executable = lowered.compile(compiler_options(jaxlib=importlib.metadata.version("jaxlib")))
     analysis = executable.memory_analysis()
     if analysis is None:
         raise RuntimeError("the compiler gave no memory analysis")

@@ -48,26 +48,27 @@ def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
     return product.reshape(*x.shape[:2], *out_shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def look_up(table: jax.Array, tokens: jax.Array, axis: int) -> jax.Array:
+def look_up(table: jax.Array, tokens: jax.Array, *, axis: int) -> jax.Array:
     """The rows of `table` along `axis`, 0 or 1, that `tokens` (B, T) name; B and T stand in the place of V.
 
     The gradient is summed in float32 whatever the table's dtype, and rounded once: added up in bfloat16, a
     token that comes often would lose all but its first few hundred occurrences.
     """
-    return _rows(table, tokens, axis)
+    return _look_up(table, tokens, axis)
 
 
 def _rows(table: jax.Array, tokens: jax.Array, axis: int) -> jax.Array:
     return table.at[(slice(None),) * axis + (tokens,)].get(mode="clip")
 
 
-def _look_up_forward(table: jax.Array, tokens: jax.Array, axis: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return look_up(table, tokens, axis), (table, tokens)
+def _look_up_forward(
+    table: jax.Array, tokens: jax.Array, axis: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _rows(table, tokens, axis), (table, tokens)
 
 
 def _look_up_backward(
-    axis: int, kept: tuple[jax.Array, ...], gradient: jax.Array
+    axis: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, None]:
     table, tokens = kept
     like = jax.ShapeDtypeStruct(table.shape, jnp.float32)
@@ -75,7 +76,8 @@ def _look_up_backward(
     return scatter(gradient.astype(jnp.float32))[0].astype(table.dtype), None
 
 
-look_up.defvjp(_look_up_forward, _look_up_backward)
+_look_up = jax.custom_vjp(_rows, nondiff_argnums=(2,))
+_look_up.defvjp(_look_up_forward, _look_up_backward)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array | None = None, *, eps: float) -> jax.Array:

@@ -150,5 +150,6 @@ def sharded_token_nll(
 
 def token_axes(mesh: AbstractMesh, *, length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Mesh axes over which tokens (B, T) go to the head: of the rows, and of T, if it divides by `tensor`."""
-    rows = tuple(axis for axis in ("data", "fsdp") if axis in free_axes(mesh))
-    return rows, ("tensor",) if length % mesh.shape["tensor"] == 0 else ()
+    free = free_axes(mesh)
+    rows = tuple(axis for axis in ("data", "fsdp") if axis in free)
+    return rows, ("tensor",) if "tensor" in free and length % mesh.shape["tensor"] == 0 else ()

@@ -152,7 +152,9 @@ def scale_by_muon(info: Any, *, beta: float, newton_schulz_steps: int) -> optax.
         momentum = jax.tree.map(blend, state.momentum, updates)
         nesterov = jax.tree.map(blend, momentum, updates)
         stacks = jax.tree.map(to_matrices, nesterov, info)
-        polars = spread_over_devices(orthogonalized, stacks)
+        # Where layers do not divide over the devices, it is D that is split (`parallel.sharding`).
+        puts_out_D = jax.tree.map(lambda weight: weight.letters[weight.output_axis[-1]] == "D", info)
+        polars = spread_over_devices(orthogonalized, stacks, split_last=puts_out_D)
         return jax.tree.map(direction, polars, info), MuonState(momentum=momentum)
 
     return optax.GradientTransformation(init, update)
@@ -170,5 +172,3 @@ def from_matrices(matrices: jax.Array, info: ParamInfo) -> jax.Array:
     order = info.batch_axis + info.reduction_axis + info.output_axis
     inverse = [order.index(dim) for dim in range(len(order))]
     return matrices.reshape([info.shape[dim] for dim in order]).transpose(inverse)
-
-
