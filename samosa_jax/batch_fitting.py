@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from samosa_jax.compiled_step import abstract_arguments
+from samosa_jax.compiled_step import abstract_arguments, needed_bytes
 from samosa_jax.config import Config, with_rows
 from samosa_jax.errors import UserError
 from samosa_jax.mesh_sizes import dividing_rows
@@ -98,13 +98,13 @@ def refuse_too_large(
         return
     say("memory will be close: asking the compiler what the step needs")
     compiled = machinery.train_step.lower(*abstract_arguments(config, machinery)).compile()
-    analysis = compiled.memory_analysis()
-    if analysis is None or analysis.peak_memory_in_bytes <= limit_bytes:
+    needed = needed_bytes(compiled)
+    if needed is None or needed <= limit_bytes:
         return
     rows = [count for count in dividing_rows(config, machinery.mesh.size) if count < config.train.device_rows]
     raise UserError(
         f"train.device_batch_size is {config.train.device_rows}, for which a step needs "
-        f"{analysis.peak_memory_in_bytes / GIB:.2f} GiB of a device's {limit_bytes / GIB:.2f} GiB; "
+        f"{needed / GIB:.2f} GiB of a device's {limit_bytes / GIB:.2f} GiB; "
         + mend(model, rows=rows, limit_bytes=limit_bytes, remat=config.model.remat)
     )
 

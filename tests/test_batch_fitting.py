@@ -1,4 +1,4 @@
-"""Training that chooses its rows, is refused before it allocates, reckons after ten steps, and is profiled."""
+"""Training that chooses its rows, is refused before it allocates, reckons after ten steps, is profiled."""
 
 import dataclasses
 from pathlib import Path

@@ -9,9 +9,9 @@ from samosa_jax.errors import UserError
 
 DeviceName = Literal["h100", "h200", "a100", "rtx4090", "cpu"]
 
-# Of a device's memory, what a training step may fill. The rest is for what no compiler counts: the CUDA
-# context, NCCL's buffers (1 to 2 GB) and fragmentation. JAX itself takes no more than
-# XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75 unless it is set.
+# Of a device's memory, what a training step may fill. `samosa train` lets JAX take 0.92 of it
+# (samosa_jax/gpu_settings.py), which leaves 1 to 2 GB for NCCL and the CUDA context; fragmentation costs a little
+# more.
 USABLE_SHARE = 0.9
 # Of a link's rate on paper, what large collectives reach: all-reduces of nccl-tests go at 230 to 250 GB/s on
 # 8 x A100 and, the switch adding up, at 460 to 480 on 8 x H100

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from samosa_jax.parallel.scaling import predict_scaling, zero1_bytes
 from samosa_jax.planning.devices import LINK_SHARE, PlannedDevice
 
 # Share of the peak (model FLOPs utilisation) by parameters that matrix products read, in bfloat16 on one GPU:
@@ -80,37 +81,42 @@ def expected_mfu(num_parameters: float) -> float:
     raise AssertionError("unreachable: the last entry bounds the size")
 
 
-def sent_per_step(*, num_values: int, itemsize: int, num_devices: int, gradient_itemsize: int = 4) -> int:
-    """Bytes that one replica sends in a step of ZeRO-1: parameters gathered once, gradients scattered once.
-
-    By rings, of n devices each sends (n - 1) / n of what is gathered, and the same of what is scattered
-    (Thakur et al. 2005, doi:10.1177/1094342005051521).
-    """
-    return (num_devices - 1) * num_values * (itemsize + gradient_itemsize) // num_devices
-
-
 def scaling(
     *,
     device: PlannedDevice,
     num_values: int,
     itemsize: int,
-    compute_seconds: float,
+    device_tokens: float,
+    flops_per_token: int,
+    mfu: float,
     up_to: int,
 ) -> tuple[Traffic, ...]:
-    """From one device to `up_to` by doubling, each with `compute_seconds` of work a step for itself."""
-    if device.link_bandwidth is None:
+    """From one device to `up_to` by doubling, each with `device_tokens` tokens a step for itself.
+
+    Parameters are gathered once and gradients scattered once, as `parallel.scaling` counts them; nothing
+    for a device without links or a known peak.
+    """
+    if device.link_bandwidth is None or device.peak_flops is None:
         return ()
     counts = [2**power for power in range(up_to.bit_length()) if 2**power < up_to] + [up_to]
     found = []
     for count in counts:
-        sent = sent_per_step(num_values=num_values, itemsize=itemsize, num_devices=count)
-        seconds = sent / (LINK_SHARE * device.link_bandwidth)
+        sent = zero1_bytes(num_values, replicas=count, param_bytes=itemsize)
+        predicted = predict_scaling(
+            sent_bytes=sent,
+            link_bandwidth=LINK_SHARE * device.link_bandwidth,
+            tokens_per_step=round(count * device_tokens),
+            flops_per_token=flops_per_token,
+            num_devices=count,
+            peak_flops=device.peak_flops,
+            mfu=mfu,
+        )
         found.append(
             Traffic(
                 num_devices=count,
                 sent_bytes=sent,
-                seconds=seconds,
-                efficiency=compute_seconds / (compute_seconds + seconds),
+                seconds=predicted.link_seconds,
+                efficiency=predicted.efficiency,
             )
         )
     return tuple(found)
@@ -141,7 +147,9 @@ def predict_pace(
         device=device,
         num_values=num_values,
         itemsize=itemsize,
-        compute_seconds=compute_seconds,
+        device_tokens=batch_tokens / num_devices,
+        flops_per_token=flops_per_token,
+        mfu=share,
         up_to=num_devices,
     )
     step_seconds = compute_seconds + (traffic[-1].seconds if traffic else 0.0)
