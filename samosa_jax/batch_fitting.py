@@ -6,9 +6,7 @@ that its step needs more than a device has; it is asked only where the closed mo
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +22,7 @@ from samosa_jax.planning.memory import MemoryModel
 from samosa_jax.planning.pace import predict_pace
 from samosa_jax.sizes import flops_per_token, parameter_counts, scaling_parameters
 from samosa_jax.stages import Machinery
-from samosa_jax.training.environment import device_memory_bytes
+from samosa_jax.training.environment import available_memory_bytes, device_memory_bytes
 from samosa_jax.training.foresight import Foresight
 
 GIB = 2**30
@@ -174,17 +172,3 @@ def offered_memory() -> Memory:
         limit_bytes=int(CPU_SHARE * free / jax.local_device_count()),
         source=f"half of the {free / GIB:.1f} GiB that are free, over {jax.local_device_count()} devices",
     )
-
-
-def available_memory_bytes() -> int:
-    """Free memory of this machine, or of the container that holds this process, if that has less."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-        free = min(free, int(text) - int(used.read_text(encoding="ascii")))
-    return max(free, 0)

@@ -8,11 +8,12 @@ import pytest
 import training_runs
 import yaml
 
-from samosa_jax.batch_fitting import available_memory_bytes, refuse_too_large, resolve_device_batch
+from samosa_jax.batch_fitting import refuse_too_large, resolve_device_batch
 from samosa_jax.command_line import parse_config
 from samosa_jax.config import Config, with_rows
 from samosa_jax.errors import ConfigError, UserError
 from samosa_jax.stages import build
+from samosa_jax.training.environment import available_memory_bytes
 from samosa_jax.training.foresight import Foresight, Reckoning
 
 
@@ -101,7 +102,7 @@ def test_too_little_memory_is_refused_by_the_compiler_with_what_fits():
     refuse_too_large(config, machinery, limit_bytes=2**30, say=said.append)
     assert said == []  # nobody needed to ask
     with pytest.raises(UserError, match=r"device_batch_size is 64.*device_batch_size=\d+ fits") as refused:
-        refuse_too_large(config, machinery, limit_bytes=6 * 2**20, say=said.append)
+        refuse_too_large(config, machinery, limit_bytes=8 * 2**20, say=said.append)
     assert said == ["memory will be close: asking the compiler what the step needs"]
     assert "\n" not in str(refused.value)
 

@@ -1,17 +1,16 @@
-"""The devices that a plan can be made for: memory, links, and where each number comes from."""
+"""The devices that a plan can be made for: what they hold and do, and where each number comes from."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from samosa_kernels.device import Device, peak_flops
+from samosa_kernels.device import Device, link_bandwidth, peak_flops
 
 from samosa_jax.errors import UserError
 
 DeviceName = Literal["h100", "h200", "a100", "rtx4090", "cpu"]
 
 # Of a device's memory, what a training step may fill. `samosa train` lets JAX take 0.92 of it
-# (samosa_jax/gpu_settings.py), which leaves 1 to 2 GB for NCCL and the CUDA context; fragmentation costs a little
-# more.
+# (samosa_jax/gpu_settings.py), as NCCL and CUDA need 1 to 2 GB; fragmentation costs a little more.
 USABLE_SHARE = 0.9
 # Of a link's rate on paper, what large collectives reach: all-reduces of nccl-tests go at 230 to 250 GB/s on
 # 8 x A100 and, the switch adding up, at 460 to 480 on 8 x H100
@@ -27,8 +26,6 @@ class PlannedDevice:
     Attributes:
         kind: as `jax.Device.device_kind` spells it.
         memory_bytes: all of it; None for a CPU, whose memory is the machine's.
-        link_bandwidth: bytes a second from one device to the others of its host, one way, on paper; None
-            where nothing is sent.
         has_target: whether kernels/targets describes it, so that programs can be compiled for it.
     """
 
@@ -36,7 +33,6 @@ class PlannedDevice:
     platform: str
     kind: str
     memory_bytes: int | None
-    link_bandwidth: float | None
     has_target: bool
 
     @property
@@ -50,18 +46,22 @@ class PlannedDevice:
         return peak_flops(Device(platform=self.platform, kind=self.kind), "bfloat16")
 
     @property
+    def link_bandwidth(self) -> float | None:
+        """Bytes a second that it sends to the others of its host, on paper; None for a CPU."""
+        return link_bandwidth(Device(platform=self.platform, kind=self.kind))
+
+    @property
     def compute_dtype(self) -> str:
         """What `train.compute_dtype: auto` means on it."""
         return "float32" if self.platform == "cpu" else "bfloat16"
 
 
 _DEVICES: tuple[PlannedDevice, ...] = (
-    PlannedDevice(  # https://www.nvidia.com/en-us/data-center/h100: NVLink 900 GB/s, both ways together
+    PlannedDevice(  # https://www.nvidia.com/en-us/data-center/h100
         name="h100",
         platform="gpu",
         kind="NVIDIA H100 80GB HBM3",
         memory_bytes=84_929_347_584,  # as the driver reports it
-        link_bandwidth=450e9,
         has_target=True,
     ),
     PlannedDevice(  # https://www.nvidia.com/en-us/data-center/h200
@@ -69,28 +69,23 @@ _DEVICES: tuple[PlannedDevice, ...] = (
         platform="gpu",
         kind="NVIDIA H200",
         memory_bytes=150_110_011_392,
-        link_bandwidth=450e9,
         has_target=True,
     ),
-    PlannedDevice(  # https://www.nvidia.com/en-us/data-center/a100: NVLink 600 GB/s, both ways together
+    PlannedDevice(  # https://www.nvidia.com/en-us/data-center/a100
         name="a100",
         platform="gpu",
         kind="NVIDIA A100-SXM4-80GB",
         memory_bytes=85_899_345_920,
-        link_bandwidth=300e9,
         has_target=True,
     ),
-    PlannedDevice(  # 24 GB; PCIe 4.0 x16, 32 GB/s one way, no NVLink (Ada architecture white paper)
+    PlannedDevice(  # 24 GB; Ada architecture white paper
         name="rtx4090",
         platform="gpu",
         kind="NVIDIA GeForce RTX 4090",
         memory_bytes=25_757_220_864,
-        link_bandwidth=32e9,
         has_target=True,
     ),
-    PlannedDevice(
-        name="cpu", platform="cpu", kind="cpu", memory_bytes=None, link_bandwidth=None, has_target=False
-    ),
+    PlannedDevice(name="cpu", platform="cpu", kind="cpu", memory_bytes=None, has_target=False),
 )
 
 
