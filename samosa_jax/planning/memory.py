@@ -36,7 +36,7 @@ class StepMemory:
 
     Attributes:
         parameters: float32, as the optimizer keeps them.
-        compute_copy: what forward and backward read, in the compute dtype.
+        compute_copy: what forward and backward read, in the compute dtype: stacks, and layers out of them.
         optimizer: moments.
         gradients: sums over microbatches in float32, and what one microbatch has of them.
         activations: what the backward reads of the forward, and its own working set.
@@ -85,10 +85,11 @@ class MemoryModel:
         state = abstract_state(trained, optimizer, mesh=mesh)
         self._parameters = bytes_per_device(state.params)
         self._optimizer = bytes_per_device(state.opt_state)
-        self._wide, self._narrow = _values_per_device(network.info, mesh)
-        self._trained_values = (
-            sum(_values_per_device(trained.info, mesh)) if has_adapters else self._wide + self._narrow
-        )
+        values = _values_per_device(network.info, mesh)
+        self._matrices = values.get("matrix", 0)
+        self._wide = sum(values.get(group, 0) for group in WIDE)
+        self._narrow = sum(values.values()) - self._wide
+        self._trained_values = sum(_values_per_device(trained.info, mesh).values())
         self._needs_frozen = has_adapters or _has_frozen_reference(config)
 
     def at(self, *, device_rows: int, remat: Remat) -> StepMemory:
@@ -99,7 +100,8 @@ class MemoryModel:
         num_microbatches = max(1, config.batch_rows // (device_rows * self._sizes.data * self._sizes.fsdp))
         # A value that is computed with in the dtype it is kept in needs no copy, unless replicas gather it.
         is_copied = item != 4 or self._sizes.data > 1
-        compute_copy = item * self._wide + 4 * self._narrow if is_copied else 0
+        in_layers = self._matrices if model.unroll_layers else 0  # cut out of their stack, beside it
+        compute_copy = item * (self._wide + in_layers) + 4 * self._narrow if is_copied else 0
         one_gradient = 4 * self._trained_values  # float32, as products of matrices give it
         sums = 4 * self._trained_values if num_microbatches > 1 else 0
         of_layer = _kept_by_layer(model, remat, tensor, item)
@@ -141,9 +143,9 @@ def _kept_by_layer(model: ModelConfig, remat: Remat, tensor: int, itemsize: int)
     queries, keys = N * model.head_dim, K * model.head_dim
     residuals = 2 * D  # before attention, and between it and the feed-forward part
     attended = queries  # and the log-sum-exp of every head
-    # The normed input; what is joined in one product, which only the norms of queries and keys read again;
-    # queries and keys after the rotation; values, alone or with a value embedding.
-    projected = D + (queries + 2 * keys if model.qk_norm else 0) + queries + keys + keys
+    # The normed input; queries and keys for their norms, if they have any, and after the rotation; values,
+    # alone or with a value embedding.
+    projected = D + (2 if model.qk_norm else 1) * (queries + keys) + keys
     feed_forward = D + (3 if model.mlp == "swiglu" else 2) * F
     statistics = 4 * N  # float32: log-sum-exp
     if model.qk_norm:
@@ -166,20 +168,17 @@ def _working_set(model: ModelConfig, tensor: int) -> float:
     return (2 if model.mlp == "swiglu" else 1) * F + 2 * model.model_dim
 
 
-def _values_per_device(info: Any, mesh: AbstractMesh) -> tuple[int, int]:
-    """Numbers that one device computes with: those in the compute dtype, and the others."""
-    wide = narrow = 0
+def _values_per_device(info: Any, mesh: AbstractMesh) -> dict[str, int]:
+    """Numbers that one device computes with, by group."""
+    counts: dict[str, int] = {}
     for parameter in jax.tree.leaves(info):
         parts = [
             math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
             for axes in param_spec(parameter, mesh)
         ]
         count = math.prod(parameter.shape) // math.prod(parts)
-        if parameter.group in WIDE:
-            wide += count
-        else:
-            narrow += count
-    return wide, narrow
+        counts[parameter.group] = counts.get(parameter.group, 0) + count
+    return counts
 
 
 def _has_frozen_reference(config: Config) -> bool:

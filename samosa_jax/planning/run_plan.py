@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from samosa_jax.config import Config
-from samosa_jax.mesh_sizes import dividing_rows, resolve_mesh
+from samosa_jax.mesh_sizes import check_mesh, dividing_rows, resolve_mesh
 from samosa_jax.planning.devices import PlannedDevice
 from samosa_jax.planning.fitting import Fit, choose, fit_every_policy
 from samosa_jax.planning.memory import MemoryModel, StepMemory
@@ -87,6 +87,8 @@ def make_plan(
     """
     model, train = config.model, config.train
     rows = dividing_rows(config, num_devices)
+    if train.device_batch_size != "auto":
+        check_mesh(config, num_devices)
     dtype = device.compute_dtype if train.compute_dtype == "auto" else train.compute_dtype
     memory_model = MemoryModel(config, num_devices=num_devices, compute_dtype=dtype)
     fitted = fit_every_policy(memory_model, rows=rows, usable_bytes=device.usable_bytes)
