@@ -148,8 +148,9 @@ def test_every_preset_can_be_planned(name: str):
     config = preset(name)
     if config.train.horizon == "epochs":
         pytest.skip("as long as its data")
+    num_devices = 8 if name == "samosa_d32" else 1  # one H100 cannot hold it
     for device in ("h100", "cpu"):
-        plan = make_plan(config, device=find_device(device), num_devices=1)
+        plan = make_plan(config, device=find_device(device), num_devices=num_devices)
         assert plan.fits
         assert plan.chosen is not None
         assert plan.tokens == config.train.num_steps * config.train.batch_tokens
