@@ -8,6 +8,7 @@ COMMANDS = {
     "quickstart": "from nothing to a small trained model on this machine",
     "train_tokenizer": "train a tokenizer on your text",
     "prepare": "turn text into token shards; verify and inspect them",
+    "plan": "what a run will take: memory, time, money, disk and data",
     "train": "train a model, or go on with a run",
     "evaluate": "score a trained model on benchmarks, tasks and probes; hold it against a gate",
     "ablate": "train a baseline and its ablations, and say which changes matter",
@@ -20,6 +21,7 @@ COMMANDS = {
     "bench_decode": "measure how fast answers are written",
     "export": "write a trained model for transformers, PyTorch or llama.cpp, and verify it there",
     "import": "begin from a model of Hugging Face, nanochat or NovaMind",
+    "doctor": "what is wrong with this machine or its software, and the mend",
     "push": "upload a run, a checkpoint or an export to the Hugging Face hub",
     "pull": "download one from the hub, and verify it",
 }

@@ -52,7 +52,7 @@ def describe(config: Config, machinery: Machinery) -> list[str]:
     lines = [
         f"device: {describe_devices(mesh)}",
         f"batch: {train.batch_tokens:,} tokens per step, {per_device:,} per device in "
-        f"{config.batch_rows // machinery.rows_at_once} x {train.device_batch_size} rows of "
+        f"{config.batch_rows // machinery.rows_at_once} x {train.device_rows} rows of "
         f"{config.model.context_len}",
         f"parameters: {sum(counts.values()):,} ({groups})",
     ]

@@ -41,6 +41,7 @@ CONFIG_SHORTHANDS = {
     "horizon": "train.horizon",
     "resume": "checkpoint.resume",
     "cost_per_hour": "log.cost_per_hour",
+    "profile": "log.profile",
     "data": "data.sources",
 }
 WEIGHTED = {"data.sources": "path", "rl.tasks": "name"}  # lists of things with a weight, and what names one
@@ -86,6 +87,27 @@ def parse_config(
 def load_config(path: Path) -> Config:
     """The configuration a file holds, such as the config.yaml of a run. Raises ConfigError."""
     return parse_config([f"--config={path}"]).config
+
+
+def split_options(argv: Sequence[str], cls: type) -> tuple[list[str], list[str]]:
+    """The words of argv that set fields of `cls`, and all others, which another parser reads.
+
+    For commands that take a whole `Config` and a few flags beside it. A value may be the next word.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    names = keys_of(cls).keys()
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word[2:].partition("=")
+        if word.startswith("--") and name.replace("-", "_") in names:
+            own.append(word)
+            if not equals and words and not words[0].startswith("--"):
+                own.append(words.pop(0))
+        else:
+            others.append(word)
+    return own, others
 
 
 def parse_dataclass(

@@ -20,6 +20,7 @@ from samosa_kernels import aot
 
 from samosa_jax.config import Config
 from samosa_jax.gpu_settings import compiler_options
+from samosa_jax.parallel.sharding import param_shardings
 from samosa_jax.stages import Machinery, build, synthetic_batch
 from samosa_jax.training.environment import bytes_per_device
 from samosa_jax.training.state import abstract_params, abstract_state
@@ -57,8 +58,9 @@ def compile_step(config: Config, *, device: str = "h100", num_devices: int = 8) 
     machinery = build(config, devices=devices)
     state, batch, frozen = abstract_arguments(config, machinery)
     lowered = machinery.train_step.trace(state, batch, frozen).lower(lowering_platforms=("cuda",))
+    options: dict[str, str | bool] = {**compiler_options(jaxlib=importlib.metadata.version("jaxlib"))}
     with aot.without_persistent_cache():
-        executable = lowered.compile(compiler_options(jaxlib=importlib.metadata.version("jaxlib")))
+        executable = lowered.compile(options)
     analysis = executable.memory_analysis()
     if analysis is None:
         raise RuntimeError("the compiler gave no memory analysis")
@@ -89,5 +91,29 @@ def abstract_arguments(config: Config, machinery: Machinery) -> tuple[Any, Any, 
         return jax.ShapeDtypeStruct(shape, array.dtype, sharding=sharding)
 
     batch = jax.tree.map(placed, synthetic_batch(config))
-    frozen = abstract_params(machinery.network.info, mesh=mesh) if machinery.needs_frozen else None
+    frozen = None
+    if machinery.needs_frozen:
+        frozen = jax.eval_shape(machinery.reference, abstract_params(machinery.network.info, mesh=mesh))
+        shardings = param_shardings(machinery.network.info, mesh)
+        frozen = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            frozen,
+            shardings,
+        )
     return state, batch, frozen
+
+
+def needed_bytes(executable: jax.stages.Compiled) -> int | None:
+    """Of one device to run a program: arguments, results that are not written over them, everything between.
+
+    None where the compiler does not tell. Unlike the peak that it names, this is right for CPUs as well.
+    """
+    analysis = executable.memory_analysis()
+    if analysis is None:
+        return None
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )

@@ -280,7 +280,7 @@ class Evaluation:
         batches = {
             folder: validation_batches(
                 one,
-                batch_rows=config.train.device_batch_size * row_devices,
+                batch_rows=config.train.device_rows * row_devices,
                 context_len=config.model.context_len,
                 token_bytes=self._trained.tokenizer.token_bytes,
                 max_tokens=config.eval.max_tokens // len(shards),

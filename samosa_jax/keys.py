@@ -98,7 +98,7 @@ def type_in_words(annotation: object) -> str:
         return "{" + ", ".join(spec.name for spec in dataclasses.fields(annotation)) + "}"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
-        return "one of " + ", ".join(str(argument) for argument in arguments)
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(str(argument) for argument in arguments)
     if origin is tuple:
         plain = {str: "texts", int: "integers", float: "numbers"}
         return f"a list of {plain.get(arguments[0]) or type_in_words(arguments[0])}"

@@ -25,11 +25,29 @@ def resolve_mesh(mesh: MeshConfig, num_devices: int) -> MeshConfig:
     return MeshConfig(**{axis: free if size == -1 else size for axis, size in sizes.items()})
 
 
+def dividing_rows(config: Config, num_devices: int) -> list[int]:
+    """What train.device_batch_size may be on num_devices: the divisors of a replica's rows, largest first.
+
+    Raises:
+        ConfigError: the mesh does not fill the devices, or the rows do not divide over its replicas.
+    """
+    mesh = resolve_mesh(config.mesh, num_devices)
+    replicas = mesh.data * mesh.fsdp
+    require(
+        config.batch_rows % replicas == 0,
+        f"train.batch_tokens gives {config.batch_rows} rows of {config.model.context_len} tokens per step, "
+        f"which do not divide over {replicas} devices (mesh data x fsdp); make the rows a multiple of "
+        f"{replicas}",
+    )
+    rows = config.batch_rows // replicas
+    return [count for count in range(rows, 0, -1) if rows % count == 0]
+
+
 def check_mesh(config: Config, num_devices: int) -> None:
     """Raises ConfigError if the batch or the model does not divide over num_devices."""
     mesh = resolve_mesh(config.mesh, num_devices)
     rows, replicas = config.batch_rows, mesh.data * mesh.fsdp
-    per_device = config.train.device_batch_size
+    per_device = config.train.device_rows
     fitting = math.gcd(rows // replicas, per_device) if rows % replicas == 0 else 0
     require(
         rows % (per_device * replicas) == 0,

@@ -36,7 +36,7 @@ def reference_log_probs(
     log_probs = make_reference_log_probs(
         machinery.network, chunk_tokens=config.loss.chunk_tokens, mesh=machinery.mesh
     )
-    rows = config.train.device_batch_size * machinery.row_devices
+    rows = config.train.device_rows * machinery.row_devices
     found = []
     for source in pipeline.sources:
         table = np.zeros((source.shards.num_documents // 2, 2), np.float32)
@@ -111,7 +111,7 @@ def _text_evaluation(
                 params,
                 validation_batches(
                     shards,
-                    batch_rows=config.train.device_batch_size * machinery.row_devices,
+                    batch_rows=config.train.device_rows * machinery.row_devices,
                     context_len=config.model.context_len,
                     token_bytes=tokenizer.token_bytes,
                     max_tokens=config.eval.max_tokens // len(held_out),
@@ -148,7 +148,7 @@ def _chat_evaluation(
         path: list(
             validation_chat_batches(
                 shards,
-                batch_rows=config.train.device_batch_size * machinery.row_devices,
+                batch_rows=config.train.device_rows * machinery.row_devices,
                 context_len=config.model.context_len,
                 max_tokens=config.eval.max_tokens // len(held_out),
             )
@@ -173,7 +173,7 @@ def _pair_evaluation(
 ) -> OfParams:
     """Rewards and accuracy on held-out pairs, against the model that the run began with."""
     assert begun_with is not None  # Config asks for init_from
-    rows = config.train.device_batch_size * machinery.row_devices
+    rows = config.train.device_rows * machinery.row_devices
     log_probs = make_reference_log_probs(
         machinery.network, chunk_tokens=config.loss.chunk_tokens, mesh=machinery.mesh
     )

@@ -48,7 +48,7 @@ from samosa_jax.training.resume import find_origin
 from samosa_jax.training.run_folder import RunFolder
 from samosa_jax.training.schedules import make_schedule
 from samosa_jax.training.state import Trainable, state_shardings
-from samosa_jax.training.step import TrainStep, make_train_step, put_batch
+from samosa_jax.training.step import make_train_step, put_batch
 from samosa_jax.training.step_report import Speed
 
 Pipeline = TrainPipeline | ChatPipeline | PreferencePipeline
@@ -66,7 +66,7 @@ class Machinery:
     needs_origin: bool  # whether anything does
     optimizer: optax.GradientTransformation
     loss_fn: LossFn  # as the step takes it
-    train_step: TrainStep
+    train_step: jax.stages.Wrapped  # a TrainStep
     rows_at_once: int  # of a microbatch, over all devices
 
     @property
@@ -154,7 +154,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
         optimizer=optimizer,
         loss_fn=loss_fn,
         train_step=train_step,
-        rows_at_once=config.train.device_batch_size * mesh.shape["data"] * mesh.shape["fsdp"],
+        rows_at_once=config.train.device_rows * mesh.shape["data"] * mesh.shape["fsdp"],
     )
 
 

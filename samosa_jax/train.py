@@ -25,6 +25,7 @@ import jax
 
 from samosa_jax import command_line
 from samosa_jax.announcing import announce, describe
+from samosa_jax.batch_fitting import foresee, refuse_too_large, resolve_device_batch
 from samosa_jax.beginning import begin_from, begun_with_fingerprint, find_reference, make_state, read_origin
 from samosa_jax.compilation_cache import use_compilation_cache
 from samosa_jax.config import Config, to_dict
@@ -73,12 +74,15 @@ from samosa_jax.training.checkpoint import (
 from samosa_jax.training.display import Display, format_seconds, make_display
 from samosa_jax.training.environment import (
     bytes_per_device,
+    device_memory_bytes,
     environment_record,
     peak_bytes,
     versions,
 )
+from samosa_jax.training.foresight import Reckoning
 from samosa_jax.training.interrupts import exit_code
 from samosa_jax.training.metrics import JsonLines
+from samosa_jax.training.profile import make_profile
 from samosa_jax.training.resume import Origin, Start, check_resumable, find_start, inherited_values
 from samosa_jax.training.run_folder import RunFolder, write_json, write_yaml
 from samosa_jax.training.step_report import StepReporter
@@ -127,7 +131,12 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
     run_folder = RunFolder(Path(config.out_dir) / config.name)
     start = find_start(run_folder, resume=config.checkpoint.resume)
     tokenizer = open_tokenizer(config)
-    config = resolve_epochs(config)
+    notices = list(start.notices)
+    config = resolve_device_batch(
+        resolve_epochs(config),
+        recorded=start.record.config if start.record else None,
+        say=notices.append,
+    )
     changes = []
     if start.record is not None:
         changes = check_resumable(
@@ -142,6 +151,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
     else:
         data = open_pipeline(config, state=start.record.data if start.record else None)
     machinery = build(config)
+    refuse_too_large(config, machinery, limit_bytes=device_memory_bytes(), say=print)
     origin = begin_from(config, start=start, machinery=machinery, tokenizer=tokenizer)
     begun_with = read_origin(origin, machinery) if origin is not None and machinery.needs_origin else None
     policy = preflight = None
@@ -174,7 +184,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
             if preflight is not None:
                 write_json(run_folder.preflight, preflight_record(preflight, config))
                 display.say(preflight.summary())
-            for notice in start.notices:
+            for notice in notices:
                 display.say(notice)
             if start.record is not None:
                 display.say(f"going on from {start.folder}, step {start.step} of {config.train.num_steps}")
@@ -254,6 +264,7 @@ def run_stage(
         writers=writers,
         display=display,
         dump_folder=run_folder.bad_steps,
+        reckoning=Reckoning(foresee(config, machinery), path=run_folder.prediction, say=display.say),
     )
 
     feed: Feed
@@ -317,6 +328,7 @@ def run_stage(
             journal=loop.Journal(writers=writers, evals=evals, samples=samples),
             display=display,
             max_bad_steps=config.train.max_bad_steps,
+            profile=make_profile(config.log, folder=run_folder.profile, say=display.say),
         )
     saved = checkpointer.last_good_step
     newest = step_folder(run_folder.checkpoints, saved) if saved else None
@@ -355,7 +367,9 @@ def run_stage(
 
 def dry_run(config: Config) -> None:
     """Two steps on random tokens, and what they cost. Writes nothing."""
+    config = resolve_device_batch(config, recorded=None, say=print)
     machinery = build(config)
+    refuse_too_large(config, machinery, limit_bytes=device_memory_bytes(), say=print)
     for line in describe(config, machinery):
         print(line, flush=True)
     batch = synthetic_batch(config)

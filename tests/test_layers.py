@@ -22,7 +22,7 @@ FLOORS = [
     {"model", "parallel"},
     {"training", "rollout"},
     {"evals", "rl", "convert"},
-    {"server", "reporting", "experiments"},
+    {"server", "reporting", "experiments", "planning", "checkup"},
     {"commands"},
 ]
 SAME_FLOOR = {("model", "parallel"), ("tasks", "data"), ("rl", "evals")}

@@ -17,7 +17,9 @@ NUM_LAYERS = 2
 @functools.cache
 def program(remat: str) -> str:
     """The step for one H100 as JAX hands it to XLA, which then drops what nothing uses."""
-    sizes = "num_heads=2 num_kv_heads=2 head_dim=128 model_dim=256 mlp_dim=1024 context_len=512 vocab_size=512"
+    sizes = (
+        "num_heads=2 num_kv_heads=2 head_dim=128 model_dim=256 mlp_dim=1024 context_len=512 vocab_size=512"
+    )
     config = parse_config(
         [
             f"--model.remat={remat}",
@@ -47,7 +49,9 @@ def test_attention_is_never_computed_twice(remat):
 
 
 def test_each_policy_repeats_its_own_products():
-    products = {remat: program(remat).count("stablehlo.dot_general") for remat in ("none", "attention", "mlp")}
+    products = {
+        remat: program(remat).count("stablehlo.dot_general") for remat in ("none", "attention", "mlp")
+    }
     # Queries, keys and values; the first of two products of the feed-forward, whose second is its result.
     assert products["attention"] - products["none"] == 3 * NUM_LAYERS
     assert products["mlp"] - products["none"] == NUM_LAYERS

@@ -53,6 +53,7 @@ __all__ = [
     "require",
     "require_at_least",
     "to_dict",
+    "with_rows",
 ]
 
 
@@ -114,6 +115,12 @@ class Config:
             f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has "
             f"{self.train.num_steps} steps (train.num_steps); warm up for fewer",
         )
+        first, _ = self.log.profile_steps or (1, 1)
+        require(
+            first <= self.train.num_steps,
+            f"log.profile is {self.log.profile}, but the run has {self.train.num_steps} steps "
+            "(train.num_steps)",
+        )
         decay_steps = self.schedule.decay_frac * self.train.num_steps if self.schedule.kind == "wsd" else 0
         require(
             self.schedule.warmup_steps + decay_steps <= self.train.num_steps,
@@ -160,6 +167,11 @@ class Config:
     def batch_rows(self) -> int:
         """Rows per optimizer step over all devices."""
         return self.train.batch_tokens // self.model.context_len
+
+
+def with_rows(config: Config, device_rows: int) -> Config:
+    """The configuration with that number as train.device_batch_size."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, device_batch_size=device_rows))
 
 
 def to_dict(config: object) -> dict[str, object]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from samosa_jax.config.checks import require, require_at_least
+from samosa_jax.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,16 @@ class TrainConfig:
     horizon: Literal["steps", "tokens", "ratio", "chinchilla", "flops", "epochs"] = "steps"
     horizon_value: float = 0.0  # tokens, tokens per scaling parameter, FLOPs, epochs; unused by the others
     batch_tokens: int = 16_384  # tokens per optimizer step over all devices
-    device_batch_size: int = 16  # rows per device in one forward pass; the rest is accumulated
+    device_batch_size: int | Literal["auto"] = 16  # rows at once on a device; auto: all that fit
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on accelerators
     max_bad_steps: int = 5  # non-finite steps in a row before the run stops
     push_to: str = ""  # OWNER/NAME of a model repository on the hub; made private if it is not there
     push_every: int = 1_000  # at least so many steps between checkpoints that are pushed while training
 
     def __post_init__(self) -> None:
-        require_at_least(
-            1, self, "train", "num_steps batch_tokens device_batch_size max_bad_steps push_every"
-        )
+        require_at_least(1, self, "train", "num_steps batch_tokens max_bad_steps push_every")
+        if self.device_batch_size != "auto":
+            require_at_least(1, self, "train", "device_batch_size")
         require(
             not self.push_to or re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to) is not None,
             f"train.push_to is {self.push_to!r}; write OWNER/NAME, as in anna/stories",
@@ -51,6 +52,15 @@ class TrainConfig:
             0 < self.horizon_value < math.inf or self.horizon in ("steps", "chinchilla"),
             f"train.horizon is {self.horizon} and needs train.horizon_value above 0",
         )
+
+    @property
+    def device_rows(self) -> int:
+        """device_batch_size, which must be a number by now. Raises ConfigError where it is still auto."""
+        if self.device_batch_size == "auto":
+            raise ConfigError(
+                "train.device_batch_size is auto, which only `samosa train` resolves; give the number of rows"
+            )
+        return self.device_batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +110,21 @@ class LogConfig:
     tensorboard: bool = False
     wandb_project: str | None = None
     cost_per_hour: float = 0.0  # of the whole machine, for the summary
+    profile: str = ""  # FIRST:LAST, steps to trace into runs/NAME/profile, as 20:25; empty: none
 
     def __post_init__(self) -> None:
+        first, last = self.profile_steps or (1, 1)
+        require(
+            1 <= first <= last,
+            f"log.profile is {self.profile!r}; write FIRST:LAST, two steps that count from 1, as in 20:25",
+        )
         require_at_least(1, self, "log", "every_steps")
         require_at_least(0, self, "log", "cost_per_hour")
+
+    @property
+    def profile_steps(self) -> tuple[int, int] | None:
+        """First and last step of the trace; (0, 0) for what is no such pair."""
+        if not self.profile:
+            return None
+        found = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -78,7 +78,7 @@ def write_run(
         UserError: the checkpoint cannot be written.
     """
     run = RunFolder(folder)
-    rows = TrainConfig().device_batch_size
+    rows = TrainConfig().device_rows
     train = TrainConfig(batch_tokens=rows * model.context_len)  # any number of whole rows
     config = Config(name=name, out_dir=str(out_dir), model=model, optimizer=optimizer, train=train)
     write_yaml(run.config, to_dict(config))

@@ -141,12 +141,12 @@ def _spec_of(parameter: Parameter, mesh: Mesh | AbstractMesh, table: Mapping[str
     )
 
 
-def param_shardings(info: Any, mesh: Mesh) -> Any:
+def param_shardings(info: Any, mesh: Mesh | AbstractMesh) -> Any:
     """The NamedSharding of every parameter, in a tree shaped like `info` (see `model.params.ParamInfo`)."""
     return jax.tree.map(lambda parameter: NamedSharding(mesh, param_spec(parameter, mesh)), info)
 
 
-def master_shardings(info: Any, mesh: Mesh) -> Any:
+def master_shardings(info: Any, mesh: Mesh | AbstractMesh) -> Any:
     """As `param_shardings`, of what the optimizer keeps."""
     return jax.tree.map(lambda parameter: NamedSharding(mesh, master_spec(parameter, mesh)), info)
 

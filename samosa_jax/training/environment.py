@@ -67,6 +67,20 @@ def device_memory_bytes() -> int | None:
     return int(stats["bytes_limit"]) if stats and "bytes_limit" in stats else None
 
 
+def available_memory_bytes() -> int:
+    """Free memory of this machine, or of the container that holds this process, if that has less."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        free = min(free, int(text) - int(used.read_text(encoding="ascii")))
+    return max(free, 0)
+
+
 def bytes_per_device(tree: object) -> int:
     """Bytes that the arrays of a tree take on the fullest device; shapes with a sharding will do."""
     total = 0

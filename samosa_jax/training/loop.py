@@ -21,6 +21,7 @@ from samosa_jax.training.display import Display
 from samosa_jax.training.environment import bytes_per_device, device_memory_bytes
 from samosa_jax.training.interrupts import StopRequest
 from samosa_jax.training.metrics import METRICS, JsonLines, Writer
+from samosa_jax.training.profile import StepProfile
 from samosa_jax.training.state import TrainState
 from samosa_jax.training.step import TrainStep
 from samosa_jax.training.step_report import DispatchedStep, StepInput, StepReporter
@@ -96,6 +97,7 @@ def run(
     journal: Journal,
     display: Display,
     max_bad_steps: int,
+    profile: StepProfile | None = None,
 ) -> LoopResult:
     """Trains from `first_step` (the steps already done) to `num_steps`, or until told to stop.
 
@@ -143,6 +145,9 @@ def run(
             if step or stage.look_first:
                 look()
             while step < num_steps and stop.signal is None and reporter.bad_in_a_row < max_bad_steps:
+                if profile is not None and profile.begins_with(step + 1):
+                    settle()
+                    profile.start(step + 1)
                 if stage.on_policy:
                     settle()
                 started = time.perf_counter()
@@ -150,7 +155,10 @@ def run(
                 fetched = time.perf_counter()
                 if given.making_seconds is None:
                     reporter.note_data_wait(fetched - started)
-                with jax.transfer_guard("disallow"):
+                with (
+                    jax.transfer_guard("disallow"),
+                    jax.profiler.StepTraceAnnotation("train", step_num=step + 1),
+                ):
                     state, metrics = stage.train_step(state, stage.put_batch(given.batch), stage.frozen)
                     dispatched = time.perf_counter()
                     step += 1
@@ -166,11 +174,17 @@ def run(
                     )
                     if previous is not None:
                         reporter.read(previous)
+                if profile is not None and profile.ends_with(step):
+                    settle()
+                    with reporter.away():
+                        profile.stop(step)
                 saving.checkpointer.poll()
                 if _is_due(saving.every_steps, step=step, num_steps=num_steps):
                     save()
                 look()
             settle()
+            if profile is not None:
+                profile.stop(step)
             if saved_step != step:
                 save()
             saving.checkpointer.wait()

@@ -2,7 +2,7 @@
 
 runs/NAME/  config.yaml  environment.json  metrics.jsonl  evals.jsonl  evals/STEP/  samples.jsonl  PROMOTION
             checkpoints/STEP/  bad_steps/STEP.npz  rollouts/STEP.npz  preflight.json  tensorboard/  loss.png
-            summary.json
+            summary.json  prediction.json  profile/
 """
 
 import fcntl
@@ -89,6 +89,16 @@ class RunFolder:
     @property
     def preflight(self) -> Path:
         return self.path / "preflight.json"
+
+    @property
+    def profile(self) -> Path:
+        """A trace of some steps; see `training.profile`."""
+        return self.path / "profile"
+
+    @property
+    def prediction(self) -> Path:
+        """What was predicted, beside what the first steps took; see `training.foresight`."""
+        return self.path / "prediction.json"
 
     @property
     def plot(self) -> Path:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.sharding import master_shardings, param_shardings
@@ -62,7 +62,9 @@ def abstract_params(info: Any, *, mesh: Mesh) -> Params:
     )
 
 
-def abstract_state(trained: Trainable, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+def abstract_state(
+    trained: Trainable, optimizer: optax.GradientTransformation, *, mesh: Mesh | AbstractMesh
+) -> TrainState:
     """Shape, dtype and sharding of every array, as `jax.ShapeDtypeStruct`: what to restore into."""
     shapes = _state_shapes(trained.info, optimizer)
     return jax.tree.map(
@@ -72,7 +74,9 @@ def abstract_state(trained: Trainable, optimizer: optax.GradientTransformation, 
     )
 
 
-def state_shardings(info: Any, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
+def state_shardings(
+    info: Any, optimizer: optax.GradientTransformation, *, mesh: Mesh | AbstractMesh
+) -> TrainState:
     """The NamedSharding of every array. Moments live where their parameter does; counters are everywhere.
 
     Parameters are the optimizer's, each part of them on one device (ZeRO-1, Rajbhandari et al. 2019,

@@ -14,6 +14,7 @@ import numpy as np
 
 from samosa_jax.training.display import Display, Progress, format_seconds
 from samosa_jax.training.environment import peak_bytes
+from samosa_jax.training.foresight import SETTLED_STEPS, Reckoning
 from samosa_jax.training.metrics import Writer
 from samosa_jax.training.step import StepMetrics
 
@@ -75,8 +76,12 @@ class StepReporter:
         writers: Sequence[Writer],
         display: Display,
         dump_folder: Path | None,
+        reckoning: Reckoning | None = None,
     ) -> None:
-        """`dump_folder` receives the batch of every non-finite step; None: none is kept."""
+        """`dump_folder` receives the batch of every non-finite step; None: none is kept. `reckoning` is asked
+        once, after the first steps.
+        """
+        self._reckoning = reckoning
         self.bad_in_a_row = 0
         self._num_dumps = 0
         self._num_steps = num_steps
@@ -141,6 +146,9 @@ class StepReporter:
             writer.write(done.step, values)
         if done.compiled is not None:
             self._display.say(f"step {done.step} compiled and dispatched in {format_seconds(done.compiled)}")
+        rate = self._rate()
+        if self._reckoning is not None and timed and rate and len(self._recent) == SETTLED_STEPS:
+            self._reckoning.settle(step=done.step, tokens_per_sec=rate, peak_bytes=peak)
         self.bad_in_a_row = int(metrics.bad_steps)
         if metrics.skipped:
             self._tell_bad(done, loss=loss, grad_norm=float(metrics.grad_norm))
@@ -150,8 +158,8 @@ class StepReporter:
                 num_steps=self._num_steps,
                 loss=loss,
                 lr=lr,
-                tokens_per_sec=self._rate(),
-                mfu=self._mfu(self._rate()),
+                tokens_per_sec=rate,
+                mfu=self._mfu(rate),
                 seconds_left=self._seconds_left(done.step),
                 peak_bytes=peak,
             )

@@ -1,0 +1,1 @@
+"""What a run will take before it begins: memory, time, money, disk and data."""
