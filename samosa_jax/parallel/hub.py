@@ -98,8 +98,7 @@ class Hub:
         member = _Member(index=hello["process"], host=hello["host"], writer=writer)
         self._members[member.index] = member
         if not self.missing:
-            hosts = [self._members[index].host for index in range(self._size)]
-            self._tell_all({"kind": "complete", "hosts": hosts})
+            self._tell_all({"kind": "complete", "first": self._members[0].name})
         try:
             while True:
                 message = await asyncio.wait_for(receive(reader), self._heartbeat_timeout)

@@ -79,6 +79,7 @@ class ConnectedGroup(ProcessGroup):
         self._hub = hub
         self._news = threading.Condition()  # guards what follows
         self._is_complete = False
+        self._first = "process 0"
         self._shared: list[list[Any]] = []
         self._num_rounds = 0
         self._begun = 0  # steps
@@ -224,7 +225,7 @@ class ConnectedGroup(ProcessGroup):
     def _hear(self, message: Message) -> None:
         match message["kind"]:
             case "complete":
-                self._is_complete = True
+                self._first, self._is_complete = message["first"], True
             case "shared":
                 self._shared.append(message["values"])
             case "hold":
@@ -239,7 +240,7 @@ class ConnectedGroup(ProcessGroup):
         if self._has_left or self._failure is not None:
             return
         with self._news:
-            self._fail(lost(f"process 0 {why}"))
+            self._fail(lost(f"{self._first} {why}"))
             self._news.notify_all()
 
     def _fail(self, failure: Message) -> None:
