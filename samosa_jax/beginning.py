@@ -49,7 +49,11 @@ def begin_from(config: Config, *, start: Start, machinery: Machinery, tokenizer:
 
 
 def read_origin(origin: Origin, machinery: Machinery) -> Params:
-    """The parameters that a run begins with, those of the whole network."""
+    """The parameters that a run begins with, those of the whole network, as it keeps them beside its own."""
+    return machinery.reference(_restore_origin(origin, machinery))
+
+
+def _restore_origin(origin: Origin, machinery: Machinery) -> Params:
     return restore_params(origin.folder, abstract_params(machinery.network.info, mesh=machinery.mesh))
 
 
@@ -94,5 +98,5 @@ def make_state(machinery: Machinery, *, seed: int, folder: Path | None, origin: 
         return restore_state(folder, abstract_state(trained, optimizer, mesh=mesh))
     if origin is None or trained is not machinery.network:
         return create_state(trained, optimizer, mesh=mesh, seed=seed)
-    params = read_origin(origin, machinery)
+    params = _restore_origin(origin, machinery)
     return state_from(params, machinery.network.info, optimizer, mesh=mesh)

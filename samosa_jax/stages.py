@@ -5,8 +5,9 @@ what is trained (all parameters, or adapters) and what it begins with. The loop 
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from samosa_jax.errors import ConfigError, UserError
 from samosa_jax.mesh_sizes import check_mesh
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.lora import Adapters, make_lora_loss, merge_lora
-from samosa_jax.model.params import Params
+from samosa_jax.model.params import Params, in_compute_dtype
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.parallel.rows import RowShare, row_share
+from samosa_jax.parallel.sharding import param_shardings
 from samosa_jax.rl.policy_loss import PolicyBatch, make_policy_loss, skip_empty
 from samosa_jax.sizes import flops_per_token
 from samosa_jax.trained import tokenizer_of
@@ -81,18 +83,42 @@ class Machinery:
             return put_batch(batch, num_microbatches=rows // self.rows_at_once, mesh=self.mesh)
 
     def whole(self, params: Params, frozen: Params | None) -> Params:
-        """The network's parameters, of what is trained and what it began with."""
-        if self.lora_scale is None or frozen is None:
-            return params
-        return _merge(frozen, params, self.lora_scale)
+        """The network's parameters as networks read them, of what is trained and what it began with.
+
+        Where the state is spread over replicas every device gets a copy, in the compute dtype.
+        """
+        if self.lora_scale is not None:
+            return self._merged(frozen, params)
+        return params if self.mesh.shape["data"] == 1 else self._computed(params)
+
+    def reference(self, params: Params) -> Params:
+        """What the run begins with, to be kept beside the state; takes `params` over.
+
+        Adapters are merged into float32. Everything else only computes with it.
+        """
+        return params if self.lora_scale is not None else self._computed(params)
+
+    @functools.cached_property
+    def _computed(self) -> Callable[[Params], Params]:
+        info, dtype = self.network.info, self.network.compute_dtype
+        cast = functools.partial(in_compute_dtype, info=info, dtype=dtype)
+        return jax.jit(cast, out_shardings=param_shardings(info, self.mesh))
+
+    @functools.cached_property
+    def _merged(self) -> Callable[[Params | None, Params], Params]:
+        scale = self.lora_scale
+        assert scale is not None
+        merge = functools.partial(merge_lora, scale=scale)
+        return jax.jit(merge, out_shardings=param_shardings(self.network.info, self.mesh))
 
 
-_merge = jax.jit(lambda base, lora, scale: merge_lora(base, lora, scale=scale))
+def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
+    """The parts of a run on `devices`: JAX devices, by default all that are here; they may be compile-only.
 
-
-def build(config: Config) -> Machinery:
-    """Raises ConfigError if model or batch do not divide over the devices."""
-    mesh = make_mesh(config.mesh)
+    Raises:
+        ConfigError: model or batch do not divide over the devices.
+    """
+    mesh = make_mesh(config.mesh, devices=devices)
     check_mesh(config, mesh.size)
     dtype = config.train.compute_dtype
     if dtype == "auto":
@@ -115,6 +141,7 @@ def build(config: Config) -> Machinery:
         optimizer,
         learning_rate=lambda step: rate * factor(step),
         shardings=state_shardings(trained.info, optimizer, mesh=mesh),
+        cast=lambda params: params if lora_scale else in_compute_dtype(params, network.info, dtype),
     )
     references = {
         "dpo": config.dpo.reference,

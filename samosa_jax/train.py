@@ -37,6 +37,7 @@ from samosa_jax.evals.plot import plot_loss
 from samosa_jax.evaluate import REFUSED_EXIT
 from samosa_jax.explain import explanation
 from samosa_jax.feeding import Feed, PreparedFeed
+from samosa_jax.gpu_settings import use_gpu_settings
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.distributed import joined
 from samosa_jax.parallel.process_group import ProcessGroup
@@ -97,6 +98,7 @@ def main(argv: list[str]) -> None:
     if parsed.explain:
         print(explanation(parsed.config))
         return
+    use_gpu_settings()
     use_compilation_cache()
     with quiet_orbax():
         with joined(parsed.config.distributed) as group:

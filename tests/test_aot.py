@@ -54,18 +54,28 @@ def test_the_missing_packages_are_named_with_what_installs_them(monkeypatch):
 
 
 def test_an_unknown_device_is_refused():
-    with pytest.raises(ValueError, match="no description of device 'b200'; there are h100, h200"):
+    there_are = "no description of device 'b200'; there are a100, h100, h200, rtx4090"
+    with pytest.raises(ValueError, match=there_are):
         aot.topology("b200")
 
 
 @needs_compiler
-@pytest.mark.parametrize("device", ["h100", "h200"])
-def test_a_described_device_is_the_current_one_of_its_mesh(device: str):
+@pytest.mark.parametrize(
+    ("device", "kind", "is_hopper"),
+    [("h100", "H100", True), ("h200", "H200", True), ("a100", "A100", False), ("rtx4090", "RTX 4090", False)],
+)
+def test_a_described_device_is_the_current_one_of_its_mesh(device: str, kind: str, is_hopper: bool):
     mesh = aot.topology(device, 2)
     assert mesh.size == 2
     with jax.set_mesh(mesh):
-        assert current_device().is_hopper
-        assert device.upper() in current_device().kind
+        assert current_device().is_hopper == is_hopper
+        assert kind in current_device().kind
+    assert compile_on(mesh)
+
+
+def compile_on(mesh: jax.sharding.Mesh) -> tuple[aot.PtxasReport, ...]:
+    """What the assembler says of a fused elementwise kernel."""
+    return aot.compile_for(lambda x: jnp.exp(x) * x + 1, bfloat16(64, 128), mesh=mesh).ptxas
 
 
 @needs_compiler

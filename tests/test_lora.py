@@ -226,6 +226,6 @@ def test_adapters_live_on_a_mesh_with_their_weights():
         for name in ("query", "output")
     }
     assert specs == {
-        "query": ((None, "fsdp", None), (None, None, "tensor", None)),
-        "output": ((None, "tensor", None, None), (None, None, "fsdp")),
+        "query": (("data", "fsdp", None), ("data", None, "tensor", None)),
+        "output": (("data", "tensor", None, None), ("data", None, "fsdp")),
     }

@@ -1,4 +1,4 @@
-"""Compiling for a Hopper GPU that is not there, and reading what its assembler says of every kernel.
+"""Compiling for a GPU that is not there, and reading what its assembler says of every kernel.
 
 XLA compiles for a described device (targets/*.txtpb) as well as for a present one, down to machine code: it
 needs the CUDA plugin of jax and NVIDIA's assembler, no driver. So a machine without a GPU can tell the memory
@@ -27,8 +27,6 @@ import jax
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
-
-ARCHITECTURE = "sm_90a"
 
 
 class _Toolchain(NamedTuple):
@@ -96,7 +94,9 @@ def why_not() -> str | None:
 
 
 def topology(device: str = "h100", num_devices: int = 1, *, axis_name: str = "data") -> jax.sharding.Mesh:
-    """A mesh of GPUs of one host that can be compiled for and hold no arrays. `device`: "h100" or "h200".
+    """A mesh of GPUs of one host that can be compiled for and hold no arrays.
+
+    `device` is one of those described in targets/: "a100", "h100", "h200" or "rtx4090".
 
     ValueError on any other device, RuntimeError with `why_not` where the packages are missing.
     """
@@ -137,7 +137,7 @@ def compile_for(function: Callable[..., Any], *arguments: Any, mesh: jax.shardin
     jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
         lowered = jitted.trace(*jax.tree.map(described, arguments)).lower(lowering_platforms=("cuda",))
-        with _no_persistent_cache(), _ptxas_output_of_mosaic() as output:
+        with without_persistent_cache(), _ptxas_output_of_mosaic() as output:
             # "ptx" names no pass, so that nothing but what is read here is written.
             executable = lowered.compile({"xla_dump_to": folder, "xla_dump_emitter_re": "ptx"})
         reports = (*_mosaic_reports(lowered, output), *_xla_reports(Path(folder)))
@@ -170,8 +170,10 @@ def _find_ptxas() -> Path | None:
 
 
 @contextlib.contextmanager
-def _no_persistent_cache() -> Iterator[None]:
-    """A program read from the persistent cache is not assembled, and so not reported on."""
+def without_persistent_cache() -> Iterator[None]:
+    """For what only the compiler says: a program read from the cache is not assembled, so not reported on,
+    and one for devices that are not here cannot be read from it at all.
+    """
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # which remembers whether it is enabled
@@ -284,13 +286,17 @@ def _xla_reports(folder: Path) -> list[PtxasReport]:
     for path in sorted(folder.glob("*.ptx")):
         if not path.stat().st_size:
             continue
-        command = [str(ptxas), "-v", f"-arch={ARCHITECTURE}", "-o", f"{path}.cubin", str(path)]
+        text = path.read_text()
+        target = re.search(r"^\.target (\w+)", text, re.MULTILINE)
+        if target is None:
+            raise RuntimeError(f"{path.name} names no architecture that it is for")
+        command = [str(ptxas), "-v", f"-arch={target[1]}", "-o", f"{path}.cubin", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"ptxas failed on {path.name}: {done.stderr.strip()}")
         for report in _parse_ptxas(done.stderr):
             # The text declares Triton's shared memory without a size: the launch has it.
-            is_open = re.search(r"\.extern \.shared [^;]*\[\];", path.read_text()) is not None
+            is_open = re.search(r"\.extern \.shared [^;]*\[\];", text) is not None
             if is_open and report.name not in dynamic:
                 raise RuntimeError(f"the shared memory of {report.name} is in no launch of the program")
             shared = dynamic[report.name] if is_open else report.shared_bytes

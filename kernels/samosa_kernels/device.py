@@ -67,6 +67,20 @@ PEAKS: tuple[tuple[str, Peaks], ...] = (
     ("TPU v5p?", Peaks({"bfloat16": 459e12}, 2.765e12)),
 )
 
+# Bytes a second that one device sends to others of its host, and receives at the same time: half of what the
+# makers give for both directions together.
+LINKS: tuple[tuple[str, float], ...] = (
+    # NVLink: https://www.nvidia.com/en-us/data-center/h100 (900 GB/s both ways), /h200, /b200, /a100
+    ("B200", 900e9),
+    ("H100 PCIe", 64e9),
+    ("(H100|H200) NVL", 450e9),
+    ("GH200|H200|H100", 450e9),
+    ("A100 80GB PCIe", 32e9),
+    ("A100", 300e9),
+    # PCIe 4.0 x16, through the host
+    ("L40S|L4|RTX 4090|RTX 3090", 32e9),
+)
+
 
 def current_device() -> Device:
     """The device of the ambient mesh (`jax.set_mesh`), which may exist only on paper; else the first here."""
@@ -91,6 +105,11 @@ def peak_bandwidth(device: Device) -> float | None:
     """Bytes a second between the device and its memory; None where it is unknown."""
     peaks = _peaks(device)
     return None if peaks is None else peaks.bandwidth
+
+
+def link_bandwidth(device: Device) -> float | None:
+    """Bytes a second that it sends to other devices of its host; None where it is unknown."""
+    return next((rate for words, rate in LINKS if re.search(rf"\b({words})\b", device.kind)), None)
 
 
 def _peaks(device: Device) -> Peaks | None:

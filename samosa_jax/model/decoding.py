@@ -22,10 +22,8 @@ from samosa_jax.model import cache as kept
 from samosa_jax.model.cache import Cache, num_places
 from samosa_jax.model.gpt import GPT, Network, unstack
 from samosa_jax.model.layers import Attend, attention_among, join_inputs
-from samosa_jax.model.params import ParamInfo, Params
+from samosa_jax.model.params import ParamInfo, Params, in_compute_dtype
 from samosa_jax.parallel.sharding import ambient_mesh, decoding_spec, map_shards
-
-WIDE = ("matrix", "embedding", "value_embedding", "head")  # groups that are used in the compute dtype
 
 
 class Weights(NamedTuple):
@@ -47,8 +45,7 @@ def lay_out(network: Network, params: Params) -> Weights:
 
     On a mesh, what training spreads over `fsdp` is gathered: one token is too little work to wait for it.
     """
-    info = network.info
-    cast = jax.tree.map(lambda info, x: _place(info, x, network.compute_dtype), info, params)
+    cast = jax.tree.map(_place, network.info, in_compute_dtype(params, network.info, network.compute_dtype))
     head = cast["embedding" if network.config.tie_embeddings else "head"].T
     others = {name: part for name, part in cast.items() if name not in ("blocks", "head")}
     blocks = cast["blocks"]
@@ -58,9 +55,7 @@ def lay_out(network: Network, params: Params) -> Weights:
     return Weights(layers=tuple(unstack(blocks)), head=head, others=others)
 
 
-def _place(info: ParamInfo, x: jax.Array, dtype: str) -> jax.Array:
-    if info.group in WIDE:
-        x = x.astype(dtype)
+def _place(info: ParamInfo, x: jax.Array) -> jax.Array:
     mesh = ambient_mesh()
     spec = PartitionSpec() if mesh is None else decoding_spec(info, mesh)
     return x if mesh is None else lax.with_sharding_constraint(x, spec)

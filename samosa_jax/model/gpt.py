@@ -16,7 +16,16 @@ from jax import lax
 from samosa_kernels import KeyRanges
 
 from samosa_jax.config import ModelConfig
-from samosa_jax.model.layers import Attend, Block, LayerInputs, Norm, Smear, ValueEmbedding, ValueEmbeddings
+from samosa_jax.model.layers import (
+    Attend,
+    Block,
+    LayerInputs,
+    Norm,
+    Smear,
+    ValueEmbedding,
+    ValueEmbeddings,
+    look_up,
+)
 from samosa_jax.model.params import (
     ParamInfo,
     Params,
@@ -89,7 +98,7 @@ class GPT(nnx.Module):
     def embed(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """The embeddings (B, T, D) of tokens."""
         table = constrain(self.embedding[...], "V D")
-        x = constrain(table.at[tokens].get(mode="clip").astype(dtype), "B T D")
+        x = constrain(look_up(table, tokens, axis=0).astype(dtype), "B T D")
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def _run_unrolled(

@@ -48,6 +48,38 @@ def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
     return product.reshape(*x.shape[:2], *out_shape)
 
 
+def look_up(table: jax.Array, tokens: jax.Array, *, axis: int) -> jax.Array:
+    """The rows of `table` along `axis`, 0 or 1, that `tokens` (B, T) name; B and T stand in the place of V.
+
+    The gradient is summed in float32 whatever the table's dtype, and rounded once: added up in bfloat16, a
+    token that comes often would lose all but its first few hundred occurrences.
+    """
+    return _look_up(table, tokens, axis)
+
+
+def _rows(table: jax.Array, tokens: jax.Array, axis: int) -> jax.Array:
+    return table.at[(slice(None),) * axis + (tokens,)].get(mode="clip")
+
+
+def _look_up_forward(
+    table: jax.Array, tokens: jax.Array, axis: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _rows(table, tokens, axis), (table, tokens)
+
+
+def _look_up_backward(
+    axis: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, None]:
+    table, tokens = kept
+    like = jax.ShapeDtypeStruct(table.shape, jnp.float32)
+    scatter = jax.linear_transpose(lambda table: _rows(table, tokens, axis), like)
+    return scatter(gradient.astype(jnp.float32))[0].astype(table.dtype), None
+
+
+_look_up = jax.custom_vjp(_rows, nondiff_argnums=(2,))
+_look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
 def rms_norm(x: jax.Array, scale: jax.Array | None = None, *, eps: float) -> jax.Array:
     """RMSNorm over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467), in float32."""
     x32 = x.astype(jnp.float32)
@@ -171,7 +203,7 @@ class ValueEmbeddings(nnx.Module):
 
     def look_up(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """(L, B, T, K, H) for all of its layers by one gather, whose gradient is one scatter."""
-        values = self.table[...].at[:, tokens].get(mode="clip").astype(dtype)
+        values = look_up(self.table[...], tokens, axis=1).astype(dtype)
         return constrain(values, "L B T K H")
 
 

@@ -23,6 +23,7 @@ from samosa_jax.config import ModelConfig
 
 Params = dict[str, Any]  # nested, with float32 arrays at the leaves
 Group = Literal["matrix", "embedding", "value_embedding", "head", "residual", "scalar"]  # of OptimizerConfig
+WIDE = ("matrix", "embedding", "value_embedding", "head")  # groups that are used in the compute dtype
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,14 @@ def describe(state: nnx.State) -> Any:
     flat = nnx.to_flat_state(state)
     infos = {path: dataclasses.replace(param.info, path="/".join(map(str, path))) for path, param in flat}
     return traverse_util.unflatten_dict(infos)
+
+
+def in_compute_dtype(params: Params, info: Any, dtype: Any) -> Params:
+    """The parameters as computing reads them: matrices and tables in that dtype, all others in float32.
+
+    `info` is a tree of ParamInfo shaped like them.
+    """
+    return jax.tree.map(lambda leaf, x: x.astype(dtype) if leaf.group in WIDE else x, info, params)
 
 
 def sample(info: ParamInfo, key: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from samosa_kernels import CrossEntropy, softmax_cross_entropy, token_nll
 from samosa_jax.data.batch import Batch
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
-from samosa_jax.parallel.sharding import ambient_mesh
+from samosa_jax.parallel.sharding import ambient_mesh, free_axes
 
 
 class LossOutput(NamedTuple):
@@ -112,6 +112,7 @@ def sharded_cross_entropy(
         mesh=mesh,
         in_specs=(tokens, PartitionSpec(), tokens, tokens),
         out_specs=(parts, parts, tokens),
+        axis_names=free_axes(mesh),
         check_vma=False,  # the sums over devices below are all there is to check
     )(hidden, head, targets, weights)
     return CrossEntropy(total=jnp.sum(totals), nll=jnp.sum(nlls), token_nll=by_token)
@@ -142,10 +143,13 @@ def sharded_token_nll(
         mesh=mesh,
         in_specs=(tokens, PartitionSpec(), tokens),
         out_specs=tokens,
+        axis_names=free_axes(mesh),
         check_vma=False,  # as above
     )(hidden, head, targets)
 
 
 def token_axes(mesh: AbstractMesh, *, length: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Mesh axes over which tokens (B, T) go to the head: of the rows, and of T, if it divides by `tensor`."""
-    return ("data", "fsdp"), ("tensor",) if length % mesh.shape["tensor"] == 0 else ()
+    free = free_axes(mesh)
+    rows = tuple(axis for axis in ("data", "fsdp") if axis in free)
+    return rows, ("tensor",) if "tensor" in free and length % mesh.shape["tensor"] == 0 else ()

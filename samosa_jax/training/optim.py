@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 from samosa_kernels.newton_schulz import orthogonalize
 
 from samosa_jax.config import GroupConfig, OptimizerConfig, ScheduleConfig
 from samosa_jax.model.params import ParamInfo
-from samosa_jax.parallel.sharding import ambient_mesh
+from samosa_jax.parallel.matrices import spread_over_devices
+from samosa_jax.parallel.sharding import pin
 from samosa_jax.training.schedules import Schedule, make_schedule
 
 Decay = Literal["decoupled", "cautious"]
@@ -142,16 +142,20 @@ def scale_by_muon(info: Any, *, beta: float, newton_schulz_steps: int) -> optax.
         def blend(momentum: jax.Array, grad: jax.Array) -> jax.Array:
             return beta * momentum + (1 - beta) * grad
 
-        def direction(nesterov: jax.Array, weight: ParamInfo) -> jax.Array:
-            matrices = spread_over_devices(to_matrices(nesterov, weight))
-            rows, columns = matrices.shape[1:]
-            scale = math.sqrt(max(1.0, columns / rows))
-            polar = orthogonalize(matrices, steps=newton_schulz_steps, coefficients=polynomials)
-            return from_matrices(scale * polar, weight)
+        def orthogonalized(stack: jax.Array) -> jax.Array:
+            return orthogonalize(stack, steps=newton_schulz_steps, coefficients=polynomials)
+
+        def direction(polar: jax.Array, weight: ParamInfo) -> jax.Array:
+            rows, columns = polar.shape[1:]
+            return pin(from_matrices(math.sqrt(max(1.0, columns / rows)) * polar, weight), weight)
 
         momentum = jax.tree.map(blend, state.momentum, updates)
         nesterov = jax.tree.map(blend, momentum, updates)
-        return jax.tree.map(direction, nesterov, info), MuonState(momentum=momentum)
+        stacks = jax.tree.map(to_matrices, nesterov, info)
+        # Where layers do not divide over the devices, it is D that is split (`parallel.sharding`).
+        puts_out_D = jax.tree.map(lambda weight: weight.letters[weight.output_axis[-1]] == "D", info)
+        polars = spread_over_devices(orthogonalized, stacks, split_last=puts_out_D)
+        return jax.tree.map(direction, polars, info), MuonState(momentum=momentum)
 
     return optax.GradientTransformation(init, update)
 
@@ -168,19 +172,3 @@ def from_matrices(matrices: jax.Array, info: ParamInfo) -> jax.Array:
     order = info.batch_axis + info.reduction_axis + info.output_axis
     inverse = [order.index(dim) for dim in range(len(order))]
     return matrices.reshape([info.shape[dim] for dim in order]).transpose(inverse)
-
-
-def spread_over_devices(matrices: jax.Array) -> jax.Array:
-    """On the ambient mesh, whole matrices on different devices: as many ways as the layers divide.
-
-    Left to itself XLA splits inside the matrices and communicates in every product.
-    """
-    mesh = ambient_mesh()
-    if mesh is None:
-        return matrices
-    axes, ways = [], 1
-    for axis, size in mesh.shape.items():
-        if matrices.shape[0] % (ways * size) == 0:
-            axes.append(axis)
-            ways *= size
-    return jax.lax.with_sharding_constraint(matrices, PartitionSpec(tuple(axes)))

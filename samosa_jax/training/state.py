@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from samosa_jax.model.params import Params
-from samosa_jax.parallel.sharding import param_shardings
+from samosa_jax.parallel.sharding import master_shardings, param_shardings
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +54,7 @@ def state_from(
 
 
 def abstract_params(info: Any, *, mesh: Mesh) -> Params:
-    """Shape, dtype and sharding of every parameter: what to restore into."""
+    """Shape, dtype and sharding of every parameter as networks read it: what to restore into."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=sharding),
         info,
@@ -75,11 +75,12 @@ def abstract_state(trained: Trainable, optimizer: optax.GradientTransformation, 
 def state_shardings(info: Any, optimizer: optax.GradientTransformation, *, mesh: Mesh) -> TrainState:
     """The NamedSharding of every array. Moments live where their parameter does; counters are everywhere.
 
-    `info` is `Network.info`.
+    Parameters are the optimizer's, each part of them on one device (ZeRO-1, Rajbhandari et al. 2019,
+    arXiv:1910.02054); the step gathers them. `info` is `Network.info`.
     """
     shapes = _state_shapes(info, optimizer)
     replicated = NamedSharding(mesh, PartitionSpec())
-    params = param_shardings(info, mesh)
+    params = master_shardings(info, mesh)
 
     def of_moment(moment: Any, sharding: NamedSharding) -> Any:
         return moment if isinstance(moment, optax.MaskedNode) else sharding

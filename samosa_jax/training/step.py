@@ -1,5 +1,6 @@
 """One optimizer step, jitted: gradients of sums over microbatches, one division, a guard, one update."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,6 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from samosa_jax.model.params import Params
+from samosa_jax.parallel.data_parallel import over_replicas
 from samosa_jax.training.losses import LossFn, LossOutput
 from samosa_jax.training.state import TrainState
 
@@ -37,6 +39,7 @@ def make_train_step(
     *,
     learning_rate: Callable[[jax.Array], jax.Array],
     shardings: TrainState,
+    cast: Callable[[Params], Params] = lambda params: params,
 ) -> jax.stages.Wrapped:
     """A jitted step(state, batch, frozen) -> (state, StepMetrics), which donates `state`.
 
@@ -44,9 +47,11 @@ def make_train_step(
     summed in float32 and divided once, by the weight of the whole batch. A step whose loss or gradient is not
     finite changes nothing but the counters; nor does one without any supervised token, which is no bad step.
     `learning_rate` of the steps made so far is for the report. `shardings` (see `state.state_shardings`)
-    fixes where the state lives; its mesh is the ambient one inside.
+    fixes where the state lives; its mesh is the ambient one inside. `cast` makes of the state's parameters
+    those that `loss_fn` computes with (`model.params.in_compute_dtype`), once per step.
     """
     mesh = shardings.step.mesh
+    loss_and_gradient = over_replicas(functools.partial(accumulate, loss_fn), shardings=shardings.params)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, StepMetrics]:
@@ -54,7 +59,7 @@ def make_train_step(
             return take_step(state, batch, frozen)
 
     def take_step(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, StepMetrics]:
-        output, grad_sums = accumulate(loss_fn, state.params, batch, frozen)
+        output, grad_sums = loss_and_gradient(cast(state.params), batch, frozen)
         share = 1 / jnp.where(output.weight > 0, output.weight, 1.0)
         # Of the sums, not of the gradients: XLA would write those out to read them back squared.
         grad_norm = share * optax.tree.norm(grad_sums)
@@ -88,7 +93,10 @@ def make_train_step(
 
 
 def accumulate(loss_fn: LossFn, params: Params, batch: Any, frozen: Any) -> tuple[LossOutput, Params]:
-    """Sums of loss, weight and metrics over the microbatches of a batch (A, rows, T), and their gradient."""
+    """Sums of loss, weight and metrics over the microbatches of a batch (A, rows, T), and their gradient.
+
+    The gradient of one microbatch has the dtype of the parameters, the sum of several is float32.
+    """
 
     def loss_sum(params: Params, microbatch: Any) -> tuple[jax.Array, LossOutput]:
         output = loss_fn(params, microbatch, frozen)
@@ -106,9 +114,9 @@ def accumulate(loss_fn: LossFn, params: Params, batch: Any, frozen: Any) -> tupl
         return one(first)
 
     def add(sums: Any, microbatch: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, one(microbatch)), None
+        return jax.tree.map(lambda sum, term: sum + term.astype(sum.dtype), sums, one(microbatch)), None
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, first))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), jax.eval_shape(one, first))
     return jax.lax.scan(add, zeros, batch)[0]
 
 
