@@ -21,17 +21,27 @@ class Ended:
 class Processes:
     """Processes of one command, each with its own flags; what they say goes to files."""
 
-    def __init__(self, commands: Sequence[Sequence[str]], *, logs: Path, num_devices: int = 4) -> None:
+    def __init__(
+        self,
+        commands: Sequence[Sequence[str]],
+        *,
+        logs: Path,
+        num_devices: int = 4,
+        python_paths: Sequence[str] | None = None,
+    ) -> None:
+        """`python_paths`: PYTHONPATH of each, to run other code than the rest."""
         logs.mkdir(parents=True, exist_ok=True)
         self._logs = [logs / f"process_{index}.log" for index in range(len(commands))]
         self.processes: list[subprocess.Popen[bytes]] = []
-        for command, log in zip(commands, self._logs, strict=True):
+        common = {**training_runs.environment(num_devices=num_devices), "PYTHONUNBUFFERED": "1"}
+        for index, (command, log) in enumerate(zip(commands, self._logs, strict=True)):
+            path = {} if python_paths is None else {"PYTHONPATH": python_paths[index]}
             with log.open("wb") as file:
                 started = subprocess.Popen(
                     [sys.executable, *command],
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env={**training_runs.environment(num_devices=num_devices), "PYTHONUNBUFFERED": "1"},
+                    env={**common, **path},
                 )
             self.processes.append(started)
 
@@ -67,16 +77,13 @@ def meeting(index: int, size: int, port: int) -> Mapping[str, object]:
     }
 
 
-def train(
-    flags: Sequence[str], *, logs: Path, size: int = 2, own: Mapping[int, Sequence[str]] | None = None
-) -> Processes:
-    """`samosa train` in several processes of four devices; `own` are further flags of some of them."""
+def train(flags: Sequence[str], *, logs: Path, size: int = 2) -> Processes:
+    """`samosa train` in several processes of four devices."""
     port = free_port()
     commands = [
         [
             *("-m", "samosa_jax.train", *flags),
             *(f"--{key}={value}" for key, value in meeting(index, size, port).items()),
-            *(own or {}).get(index, ()),
         ]
         for index in range(size)
     ]
