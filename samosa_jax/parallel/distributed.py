@@ -24,6 +24,7 @@ from samosa_jax.parallel.process_group import ConnectedGroup, ProcessGroup
 RETRY_SECONDS = 0.2
 JAX_HEARTBEAT_FACTOR = 10  # our own notice comes first: JAX's ends the process by a failed check in C++
 LOOPBACK = "127.0.0.1"
+WITHOUT_PROXY = "no_grpc_proxy"  # a variable of gRPC: the hosts it reaches directly
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def _start_jax(place: Place, config: DistributedConfig, *, port: int) -> None:
     # Its preemption service would take SIGTERM away from the training loop.
     jax.config.update("jax_enable_preemption_service", False)
     # gRPC would ask a proxy for the way to this very host, which JAX warns of wherever there is one.
-    os.environ["no_grpc_proxy"] = LOOPBACK
+    os.environ[WITHOUT_PROXY] = LOOPBACK
     jax.config.update("jax_check_proxy_envs", False)
     jax.distributed.initialize(
         f"{LOOPBACK}:{port}",

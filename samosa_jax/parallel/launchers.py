@@ -139,7 +139,7 @@ def _tasks_on_node(text: str, *, node: int) -> int:
 
 
 def _of_open_mpi(environ: Mapping[str, str]) -> Launched | None:
-    """A process of `mpirun`. Release 4 says where it was started itself, release 5 does not."""
+    """A process of `mpirun`, which process 0 is taken to run beside, as it does unless told otherwise."""
     if "OMPI_COMM_WORLD_SIZE" not in environ or "OMPI_COMM_WORLD_RANK" not in environ:
         return None
     size = int(environ["OMPI_COMM_WORLD_SIZE"])
@@ -147,12 +147,14 @@ def _of_open_mpi(environ: Mapping[str, str]) -> Launched | None:
     uri = environ.get("OMPI_MCA_orte_hnp_uri", "")
     job = uri.partition(";")[0] or environ.get("PMIX_NAMESPACE", "")
     port = FIRST_PORT + zlib.crc32(job.encode()) % NUM_PORTS
-    starter = re.search(r"tcp://([^,:]+)|tcp6://\[([^,\]]+)", uri)
+    # Release 4 gives mpirun's addresses, release 5 its host's name, as in prterun-node001-12409@1.
+    starter = re.search(r"tcp://([^,:]+)|tcp6://\[([^,\]]+)|^prterun-(.+)-\d+@", uri or job)
     coordinator = None
     if local_size == size:
         coordinator = f"127.0.0.1:{port}"
     elif starter is not None:
-        coordinator = f"{starter.group(1) or f'[{starter.group(2)}]'}:{port}"
+        address, address6, name = starter.groups()
+        coordinator = f"{address or name or f'[{address6}]'}:{port}"
     return Launched(
         launcher="Open MPI",
         num_processes=size,

@@ -34,22 +34,26 @@ def row_share(mesh: Mesh) -> RowShare:
     Raises:
         ConfigError: the rows of some process's devices do not lie together.
     """
-    blocks: dict[int, set[int]] = {}
-    devices = mesh.devices.reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
-    for row, holders in enumerate(devices):
-        for device in holders:
-            blocks.setdefault(device.process_index, set()).add(row)
-    size = len(next(iter(blocks.values())))
-    for process, rows in blocks.items():
-        first = min(rows)
-        if len(rows) != size or first % size or rows != set(range(first, first + size)):
-            axes = " ".join(f"{name}={number}" for name, number in mesh.shape.items())
+    num_rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    of_device = np.array([device.process_index for device in mesh.devices.flat])
+    return share_of(of_device.reshape(num_rows, -1), jax.process_index())
+
+
+def share_of(processes: np.ndarray, process: int) -> RowShare:
+    """Of one process, where `processes` (rows, devices) are those of the devices that hold each row.
+
+    Raises:
+        ConfigError: the rows of some process's devices do not lie together.
+    """
+    places = {int(one): np.flatnonzero((processes == one).any(axis=1)) for one in np.unique(processes)}
+    size = len(places[min(places)])
+    for one, rows in places.items():
+        if len(rows) != size or rows[0] % size or rows[-1] - rows[0] != size - 1:
             raise ConfigError(
-                f"mesh {axes} spreads the rows of process {process} over places that do not lie together; "
-                "make mesh.tensor, or mesh.tensor x mesh.fsdp, divide the devices of one process"
+                f"mesh.data, mesh.fsdp: the mesh spreads the rows of process {one} over places that do not "
+                "lie together; make mesh.tensor divide the devices of one process"
             )
-    mine = blocks.get(jax.process_index(), {0})
-    return RowShare(index=min(mine) // size, count=len(devices) // size)
+    return RowShare(index=int(places[process][0]) // size, count=len(processes) // size)
 
 
 def put_whole(batch: Any, mesh: Mesh) -> Any:
