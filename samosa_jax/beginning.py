@@ -11,6 +11,7 @@ from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.evals.promotion import check_promoted
 from samosa_jax.model.params import Params
+from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.stage_evaluation import reference_log_probs
 from samosa_jax.stages import Machinery
 from samosa_jax.training.checkpoint import check_params, restore_params, restore_state
@@ -66,6 +67,7 @@ def begun_with_fingerprint(start: Start, origin: Origin | None) -> object:
 def find_reference(
     config: Config,
     *,
+    group: ProcessGroup,
     run_folder: RunFolder,
     origin: Origin,
     machinery: Machinery,
@@ -75,14 +77,15 @@ def find_reference(
 ) -> list[np.ndarray]:
     """The reference log-probabilities of every source, computed once in the life of a run."""
     key = "\n".join([origin.fingerprint, *(source.shards.fingerprint for source in pipeline.sources)])
-    if run_folder.reference.exists():
+    if group.share(run_folder.reference.exists())[0]:
         with np.load(run_folder.reference) as stored:
             if str(stored["key"]) == key:
                 return [stored[f"source_{index}"] for index in range(len(pipeline.sources))]
     begun = time.perf_counter()
     tables = reference_log_probs(config, machinery, pipeline, params)
     arrays = {f"source_{index}": table for index, table in enumerate(tables)}
-    write_arrays(run_folder.reference, key=np.array(key), **arrays)
+    if group.is_first:
+        write_arrays(run_folder.reference, key=np.array(key), **arrays)
     seconds = format_seconds(time.perf_counter() - begun)
     display.say(f"reference log-probabilities of {sum(map(len, tables)):,} pairs computed in {seconds}")
     return tables

@@ -31,7 +31,7 @@ from samosa_jax.stages import Machinery
 from samosa_jax.toolbox import open_tools
 from samosa_jax.training.checkpoint import list_steps
 from samosa_jax.training.display import Display
-from samosa_jax.training.metrics import JsonLines
+from samosa_jax.training.metrics import Records
 from samosa_jax.training.run_folder import RunFolder
 from samosa_jax.training.step import put_batch
 
@@ -171,7 +171,7 @@ def open_rollouts(
     *,
     first_step: int,
     state: Mapping[str, Any] | None,
-    samples: JsonLines,
+    samples: Records,
     display: Display,
 ) -> PolicyBatches:
     """Raises UserError where a checkpoint goes on with a rollout that is not there."""
@@ -196,7 +196,7 @@ def open_rollouts(
 
 
 def make_table(
-    every_steps: int, *, lasts: int, samples: JsonLines, display: Display
+    every_steps: int, *, lasts: int, samples: Records, display: Display
 ) -> Callable[[int, Judged, np.ndarray], None]:
     """Writes some answers of a rollout down and shows them, of the first one in every so many steps.
 

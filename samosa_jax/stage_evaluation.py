@@ -11,7 +11,6 @@ from samosa_jax.config import Config
 from samosa_jax.data.chat.conversation import Conversation, Message
 from samosa_jax.data.chat.epoch_pipeline import open_items
 from samosa_jax.data.chat.pipeline import validation_chat_batches
-from samosa_jax.data.chat.preference_batch import PreferenceBatch
 from samosa_jax.data.chat.preference_pipeline import PreferencePipeline, every_pair
 from samosa_jax.data.chat.template import render
 from samosa_jax.data.pipeline import validation_batches
@@ -20,13 +19,13 @@ from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.evals.bits_per_byte import make_bits_per_byte
 from samosa_jax.evals.held_out import make_chat_evaluation, make_preference_evaluation
 from samosa_jax.model.params import Params
+from samosa_jax.parallel.rows import put_whole
 from samosa_jax.rl.policy_stage import Policy
 from samosa_jax.rollout.sample import make_sampler
 from samosa_jax.stages import Machinery, make_loss
 from samosa_jax.training import loop
 from samosa_jax.training.display import Display
 from samosa_jax.training.preference import make_reference_log_probs
-from samosa_jax.training.step import put_batch
 
 
 def reference_log_probs(
@@ -41,17 +40,10 @@ def reference_log_probs(
     for source in pipeline.sources:
         table = np.zeros((source.shards.num_documents // 2, 2), np.float32)
         for batch, numbers in every_pair(source.shards, batch_rows=rows, context_len=pipeline.context_len):
-            on_devices = _put_rows(batch, machinery)
-            values = jax.device_get(log_probs(params, on_devices))
+            values = jax.device_get(log_probs(params, put_whole(batch, machinery.mesh)))
             table[numbers[numbers >= 0]] = values[numbers >= 0]
         found.append(table)
     return found
-
-
-def _put_rows(batch: PreferenceBatch, machinery: Machinery) -> PreferenceBatch:
-    """Onto the devices, rows over the data axes."""
-    stacked = put_batch(batch, num_microbatches=1, mesh=machinery.mesh)
-    return jax.tree.map(lambda array: array[0], stacked)
 
 
 def make_evaluations(
@@ -116,8 +108,8 @@ def _text_evaluation(
                     token_bytes=tokenizer.token_bytes,
                     max_tokens=config.eval.max_tokens // len(held_out),
                     document_masking=config.data.document_masking,
-                    process_index=jax.process_index(),
-                    process_count=jax.process_count(),
+                    process_index=machinery.row_share.index,
+                    process_count=machinery.row_share.count,
                 ),
             )
             for path, shards in held_out.items()
@@ -180,7 +172,7 @@ def _pair_evaluation(
     batches = []
     for shards in held_out.values():
         for batch, _ in every_pair(shards, batch_rows=rows, context_len=config.model.context_len):
-            reference = jax.device_get(log_probs(begun_with, _put_rows(batch, machinery)))
+            reference = jax.device_get(log_probs(begun_with, put_whole(batch, machinery.mesh)))
             batches.append(batch._replace(reference=reference))
     precomputed = dataclasses.replace(config.dpo, reference="precomputed")
     loss_fn = make_loss(dataclasses.replace(config, dpo=precomputed), machinery.network)

@@ -32,6 +32,7 @@ from samosa_jax.model.gpt import Network
 from samosa_jax.model.lora import Adapters, make_lora_loss, merge_lora
 from samosa_jax.model.params import Params, in_compute_dtype
 from samosa_jax.parallel.mesh import make_mesh
+from samosa_jax.parallel.rows import RowShare, row_share
 from samosa_jax.parallel.sharding import param_shardings
 from samosa_jax.rl.policy_loss import PolicyBatch, make_policy_loss, skip_empty
 from samosa_jax.sizes import flops_per_token
@@ -68,6 +69,7 @@ class Machinery:
     loss_fn: LossFn  # as the step takes it
     train_step: jax.stages.Wrapped  # a TrainStep
     rows_at_once: int  # of a microbatch, over all devices
+    row_share: RowShare  # what this process holds of every batch
 
     @property
     def row_devices(self) -> int:
@@ -75,8 +77,10 @@ class Machinery:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def put(self, batch: Any) -> Any:
-        rows = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
-        return put_batch(batch, num_microbatches=rows // self.rows_at_once, mesh=self.mesh)
+        rows = jax.tree.leaves(batch)[0].shape[0] * self.row_share.count
+        # The guard of the loop takes this for an implicit transfer where there are several processes.
+        with jax.transfer_guard_host_to_device("allow"):
+            return put_batch(batch, num_microbatches=rows // self.rows_at_once, mesh=self.mesh)
 
     def whole(self, params: Params, frozen: Params | None) -> Params:
         """The network's parameters as networks read them, of what is trained and what it began with.
@@ -155,6 +159,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
         loss_fn=loss_fn,
         train_step=train_step,
         rows_at_once=config.train.device_rows * mesh.shape["data"] * mesh.shape["fsdp"],
+        row_share=row_share(mesh),
     )
 
 
@@ -211,14 +216,15 @@ def open_tokenizer(config: Config) -> Tokenizer:
 
 def open_pipeline(config: Config, *, state: Mapping[str, Any] | None) -> Pipeline:
     """`state` is the data state of the checkpoint to go on from; None: a new run."""
+    share = row_share(make_mesh(config.mesh))
     reading: dict[str, Any] = {
         "batch_rows": config.batch_rows,
         "context_len": config.model.context_len,
         "seed": config.seed,
         "num_threads": config.data.num_threads,
         "prefetch_batches": config.data.prefetch_batches,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "process_index": share.index,
+        "process_count": share.count,
         "state": state,
     }
     if config.content == "text":

@@ -13,12 +13,14 @@ under way, save and exit with 143 and 130; a second Ctrl-C stops at once. Compil
 `$JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/samosa_jax/xla`.
 """
 
+import dataclasses
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -28,7 +30,7 @@ from samosa_jax.announcing import announce, describe
 from samosa_jax.batch_fitting import foresee, refuse_too_large, resolve_device_batch
 from samosa_jax.beginning import begin_from, begun_with_fingerprint, find_reference, make_state, read_origin
 from samosa_jax.compilation_cache import use_compilation_cache
-from samosa_jax.config import Config, to_dict
+from samosa_jax.config import Config, DistributedConfig, to_dict, with_rows
 from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
@@ -38,6 +40,8 @@ from samosa_jax.explain import explanation
 from samosa_jax.feeding import Feed, PreparedFeed
 from samosa_jax.gpu_settings import use_gpu_settings
 from samosa_jax.model.params import Params
+from samosa_jax.parallel.distributed import joined
+from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.parallel.sharding import param_shardings
 from samosa_jax.reinforcement import (
     look_first,
@@ -48,6 +52,7 @@ from samosa_jax.reinforcement import (
 )
 from samosa_jax.rl.policy_stage import Policy
 from samosa_jax.rl.prompts import PromptSource
+from samosa_jax.same_start import check_alike, describe_program
 from samosa_jax.sizes import flops_per_token
 from samosa_jax.stage_evaluation import make_evaluations, make_samplers
 from samosa_jax.stage_gate import check_gate, hold_against_gate
@@ -71,7 +76,7 @@ from samosa_jax.training.checkpoint import (
     quiet_orbax,
     step_folder,
 )
-from samosa_jax.training.display import Display, format_seconds, make_display
+from samosa_jax.training.display import Display, NoDisplay, format_seconds, make_display
 from samosa_jax.training.environment import (
     bytes_per_device,
     device_memory_bytes,
@@ -81,9 +86,9 @@ from samosa_jax.training.environment import (
 )
 from samosa_jax.training.foresight import Reckoning
 from samosa_jax.training.interrupts import exit_code
-from samosa_jax.training.metrics import JsonLines
+from samosa_jax.training.metrics import JsonLines, NoRecords, Records, Writer
 from samosa_jax.training.profile import make_profile
-from samosa_jax.training.resume import Origin, Start, check_resumable, find_start, inherited_values
+from samosa_jax.training.resume import Origin, Start, check_resumable, find_start_together, inherited_values
 from samosa_jax.training.run_folder import RunFolder, write_json, write_yaml
 from samosa_jax.training.step_report import StepReporter
 from samosa_jax.training.summary import summarize
@@ -99,14 +104,17 @@ def main(argv: list[str]) -> None:
         return
     use_gpu_settings()
     use_compilation_cache()
-    if parsed.dry_run:
-        dry_run(parsed.config)
-        return
     with quiet_orbax():
-        stopped_by = train(parsed.config, argv=argv)
+        with joined(parsed.config.distributed) as group:
+            # Where processes meet belongs to this start, not to the run.
+            config = dataclasses.replace(parsed.config, distributed=DistributedConfig())
+            if parsed.dry_run:
+                dry_run(config, group=group)
+                return
+            stopped_by = train(config, argv=argv, group=group)
         if stopped_by is not None:
             sys.exit(exit_code(stopped_by))
-        if parsed.config.eval.gate and not pass_gate(parsed.config):
+        if config.eval.gate and not pass_gate(config):
             sys.exit(REFUSED_EXIT)
 
 
@@ -117,11 +125,16 @@ def pass_gate(config: Config) -> bool:
     return verdict.passed
 
 
-def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
+def train(
+    config: Config, *, argv: Sequence[str] = (), group: ProcessGroup | None = None
+) -> signal.Signals | None:
     """One run from its start, or from its newest whole checkpoint, to its end or until told to stop.
 
-    Returns the signal that stopped it, if any. `argv` is recorded in environment.json.
+    Returns the signal that stopped it, if any. `argv` is recorded in environment.json. `group` are the
+    processes that train together; None: this one alone.
     """
+    group = group or ProcessGroup()
+    check_alike(group, describe_program(config), mend="start all with the same command and the same code")
     if not config.data.sources and config.content != "prompts":
         raise UserError(
             "data.sources is empty; name a folder written by `prepare`, as in --data=data/wikinews"
@@ -129,7 +142,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
     if config.eval.gate:
         check_gate(config.eval)
     run_folder = RunFolder(Path(config.out_dir) / config.name)
-    start = find_start(run_folder, resume=config.checkpoint.resume)
+    start = find_start_together(group, run_folder, resume=config.checkpoint.resume)
     tokenizer = open_tokenizer(config)
     notices = list(start.notices)
     config = resolve_device_batch(
@@ -137,6 +150,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
         recorded=start.record.config if start.record else None,
         say=notices.append,
     )
+    config = with_rows(config, min(group.share(config.train.device_rows)))  # hosts may differ in free memory
     changes = []
     if start.record is not None:
         changes = check_resumable(
@@ -150,8 +164,13 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
         data = open_prompts(config)
     else:
         data = open_pipeline(config, state=start.record.data if start.record else None)
+        check_alike(
+            group,
+            {f"data of {path}": str(value)[:12] for path, value in fingerprints(data).items()},
+            mend="give all hosts the same prepared folders",
+        )
     machinery = build(config)
-    refuse_too_large(config, machinery, limit_bytes=device_memory_bytes(), say=print)
+    refuse_too_large(config, machinery, limit_bytes=device_memory_bytes(), say=notices.append)
     origin = begin_from(config, start=start, machinery=machinery, tokenizer=tokenizer)
     begun_with = read_origin(origin, machinery) if origin is not None and machinery.needs_origin else None
     policy = preflight = None
@@ -167,18 +186,20 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
             # No name for what is read here: it would stay in memory.
             preflight = look_first(config, policy, data, begun_with or read_origin(origin, machinery))
     # From here on the folder of the run is written to.
-    with run_folder.locked():
-        run_folder.cut_back(start.step)
-        write_yaml(run_folder.config, to_dict(config))
-        run_folder.keep_tokenizer(tokenizer)
-        environment = environment_record(
-            machinery.mesh,
-            argv=["-m", "samosa_jax.train", *argv],
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            sources=fingerprints(data) if isinstance(data, Pipeline) else data.state(),
-        )
-        run_folder.note_start(environment, step=start.step)
-        display = make_display(config.log.display, every_steps=config.log.every_steps, title=config.name)
+    with run_folder.claimed(group):
+        display: Display = NoDisplay()
+        if group.is_first:
+            run_folder.cut_back(start.step)
+            write_yaml(run_folder.config, to_dict(config))
+            run_folder.keep_tokenizer(tokenizer)
+            environment = environment_record(
+                machinery.mesh,
+                argv=["-m", "samosa_jax.train", *argv],
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                sources=fingerprints(data) if isinstance(data, Pipeline) else data.state(),
+            )
+            run_folder.note_start(environment, step=start.step)
+            display = make_display(config.log.display, every_steps=config.log.every_steps, title=config.name)
         try:
             announce(config, machinery=machinery, data=data, run_folder=run_folder, display=display)
             if preflight is not None:
@@ -204,6 +225,7 @@ def train(config: Config, *, argv: Sequence[str] = ()) -> signal.Signals | None:
                     tokenizer=tokenizer,
                     run_folder=run_folder,
                     display=display,
+                    group=group,
                 )
                 if push is not None and stopped_by is None:
                     push.finish(seconds=LAST_PUSH_SECONDS)
@@ -229,6 +251,7 @@ def run_stage(
     tokenizer: Tokenizer,
     run_folder: RunFolder,
     display: Display,
+    group: ProcessGroup,
 ) -> signal.Signals | None:
     """Hands everything to the loop, then sums up. `policy` answers prompts, where these are the data."""
     begun = time.perf_counter()
@@ -241,6 +264,7 @@ def run_stage(
         assert origin is not None
         data.reference = find_reference(
             config,
+            group=group,
             run_folder=run_folder,
             origin=origin,
             machinery=machinery,
@@ -253,18 +277,24 @@ def run_stage(
         keep_last=config.checkpoint.keep_last,
         milestone_steps=config.checkpoint.milestone_steps,
         newest_good=start.step,
-        say=display.say,
+        say=display.say if group.is_first else partial(print, f"{group.name}:", file=sys.stderr),
     )
-    writers = make_writers(config, run_folder, first_step=start.step + 1, display=display)
-    evals = JsonLines(run_folder.evals, say=display.say)
-    samples = JsonLines(run_folder.samples, say=display.say)
+    writers: list[Writer] = []
+    evals: Records = NoRecords()
+    samples: Records = NoRecords()
+    if group.is_first:
+        writers = make_writers(config, run_folder, first_step=start.step + 1, display=display)
+        evals = JsonLines(run_folder.evals, say=display.say)
+        samples = JsonLines(run_folder.samples, say=display.say)
     reporter = StepReporter(
         num_steps=num_steps,
         speed=make_speed(config, machinery.mesh),
         writers=writers,
         display=display,
-        dump_folder=run_folder.bad_steps,
-        reckoning=Reckoning(foresee(config, machinery), path=run_folder.prediction, say=display.say),
+        dump_folder=run_folder.bad_steps / (f"process_{group.index}" if group.index else ""),
+        reckoning=Reckoning(foresee(config, machinery), path=run_folder.prediction, say=display.say)
+        if group.is_first
+        else None,
     )
 
     feed: Feed
@@ -328,8 +358,11 @@ def run_stage(
             journal=loop.Journal(writers=writers, evals=evals, samples=samples),
             display=display,
             max_bad_steps=config.train.max_bad_steps,
+            group=group,
             profile=make_profile(config.log, folder=run_folder.profile, say=display.say),
         )
+    if not group.is_first:
+        return result.stopped_by
     saved = checkpointer.last_good_step
     newest = step_folder(run_folder.checkpoints, saved) if saved else None
     summary = summarize(
@@ -365,14 +398,16 @@ def run_stage(
     return None
 
 
-def dry_run(config: Config) -> None:
+def dry_run(config: Config, *, group: ProcessGroup) -> None:
     """Two steps on random tokens, and what they cost. Writes nothing."""
-    config = resolve_device_batch(config, recorded=None, say=print)
+    check_alike(group, describe_program(config), mend="start all with the same command and the same code")
+    say = partial(print, flush=True) if group.is_first else lambda line: None
+    config = resolve_device_batch(config, recorded=None, say=say)
     machinery = build(config)
-    refuse_too_large(config, machinery, limit_bytes=device_memory_bytes(), say=print)
+    refuse_too_large(config, machinery, limit_bytes=device_memory_bytes(), say=say)
     for line in describe(config, machinery):
-        print(line, flush=True)
-    batch = synthetic_batch(config)
+        say(line)
+    batch = machinery.row_share.of(synthetic_batch(config))
     seconds, losses = [], []
     state = jax.block_until_ready(make_state(machinery, seed=config.seed, folder=None, origin=None))
     frozen = None
@@ -385,14 +420,16 @@ def dry_run(config: Config) -> None:
         state, metrics = machinery.train_step(state, machinery.put(batch), frozen)
         losses.append(float(jax.device_get(metrics.loss)))
         seconds.append(time.perf_counter() - begun)
-    print(f"FLOPs per token: {flops_per_token(config.model):,}")
-    print("bytes per device: " + ", ".join(f"{kind} {size:,}" for kind, size in sizes.items()))
-    print(f"peak memory: {peak_bytes():,} bytes")
-    print(f"losses: {losses[0]:.4f}, {losses[1]:.4f}")
-    print(f"first step {seconds[0]:.2f} s (compilation with it), second step {seconds[1]:.3f} s", end=", ")
-    print(f"{config.train.batch_tokens / seconds[1]:,.0f} tokens/s")
+    say(f"FLOPs per token: {flops_per_token(config.model):,}")
+    say("bytes per device: " + ", ".join(f"{kind} {size:,}" for kind, size in sizes.items()))
+    say(f"peak memory: {peak_bytes():,} bytes")
+    say(f"losses: {losses[0]:.4f}, {losses[1]:.4f}")
+    say(
+        f"first step {seconds[0]:.2f} s (compilation with it), second step {seconds[1]:.3f} s, "
+        f"{config.train.batch_tokens / seconds[1]:,.0f} tokens/s"
+    )
     whole = format_seconds(seconds[1] * config.train.num_steps)
-    print(f"the run would take {whole} at this pace; nothing was written")
+    say(f"the run would take {whole} at this pace; nothing was written")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from samosa_jax.config.optimization import GroupConfig, LossConfig, OptimizerCon
 from samosa_jax.config.rl import CurriculumConfig, HeldOutConfig, RewardConfig, RlConfig, TaskConfig
 from samosa_jax.config.running import (
     CheckpointConfig,
+    DistributedConfig,
     EvalConfig,
     LogConfig,
     MeshConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "CurriculumConfig",
     "DataConfig",
+    "DistributedConfig",
     "DpoConfig",
     "EvalConfig",
     "GroupConfig",
@@ -78,6 +80,7 @@ class Config:
     rl: RlConfig = field(default_factory=RlConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)

@@ -27,6 +27,23 @@ class MeshConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """The processes of a run over several hosts. What is left out the launcher says (docs/multihost.md)."""
+
+    coordinator: str = ""  # HOST:PORT where process 0 listens for the others
+    num_processes: int = 0  # 0: as the launcher says; one where there is none
+    process_id: int = -1  # from 0; -1: as the launcher says
+    join_timeout_seconds: int = 300  # to wait at the start until all are there
+    heartbeat_timeout_seconds: int = 45  # a process that is not heard of for so long is lost, and all stop
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "distributed", "num_processes")
+        require_at_least(-1, self, "distributed", "process_id")
+        require_at_least(1, self, "distributed", "join_timeout_seconds")
+        require_at_least(3, self, "distributed", "heartbeat_timeout_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long, in which batches, in which precision."""
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from samosa_jax.data.chat.pipeline import TAGS, ChatBatch
 from samosa_jax.data.chat.preference_batch import PreferenceBatch
@@ -13,7 +12,7 @@ from samosa_jax.data.chat.role_bytes import SPOKEN
 from samosa_jax.errors import UserError
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
-from samosa_jax.parallel.sharding import batch_sharding
+from samosa_jax.parallel.rows import put_whole
 from samosa_jax.training.chat_loss import sums_by_tag, tag_name
 from samosa_jax.training.losses import LossFn, hidden_states, sharded_cross_entropy
 
@@ -26,7 +25,6 @@ def make_chat_evaluation(
     `val/loss` is over what the assistant writes (answers, thoughts and tool calls), `val/loss_TAG` over the
     tokens of one tag; tags without tokens are left out.
     """
-    put = _put_on(mesh)
 
     @jax.jit
     def sums(params: Params, batch: ChatBatch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -46,7 +44,7 @@ def make_chat_evaluation(
             return sums_by_tag(by_token, roles), sums_by_tag(weights, roles)
 
     def evaluate(params: Params, batches: Iterable[ChatBatch]) -> dict[str, float]:
-        parts = jax.device_get([sums(params, jax.tree.map(put, batch)) for batch in batches])
+        parts = jax.device_get([sums(params, put_whole(batch, mesh)) for batch in batches])
         nats = {tag_name(role): sum(float(part[0][tag_name(role)]) for part in parts) for role in TAGS}
         counts = {tag_name(role): sum(float(part[1][tag_name(role)]) for part in parts) for role in TAGS}
         spoken = [tag_name(role) for role in SPOKEN]
@@ -65,7 +63,6 @@ def make_preference_evaluation(
     loss_fn: LossFn, *, mesh: jax.sharding.Mesh
 ) -> Callable[[Params, Any, Iterable[PreferenceBatch]], dict[str, float]]:
     """A function of (parameters, frozen, batches) -> `val/loss` and `val/rewards/...`, means over pairs."""
-    put = _put_on(mesh)
 
     @jax.jit
     def sums(params: Params, frozen: Any, batch: PreferenceBatch) -> dict[str, jax.Array]:
@@ -74,7 +71,7 @@ def make_preference_evaluation(
             return {"loss": output.sum, "weight": output.weight, **output.metrics}
 
     def evaluate(params: Params, frozen: Any, batches: Iterable[PreferenceBatch]) -> dict[str, float]:
-        parts = jax.device_get([sums(params, frozen, jax.tree.map(put, batch)) for batch in batches])
+        parts = jax.device_get([sums(params, frozen, put_whole(batch, mesh)) for batch in batches])
         totals: Mapping[str, float] = {
             name: sum(float(part[name]) for part in parts) for name in (parts[0] if parts else {})
         }
@@ -84,8 +81,3 @@ def make_preference_evaluation(
         return {f"val/{name}": total / weight for name, total in totals.items() if name != "weight"}
 
     return evaluate
-
-
-def _put_on(mesh: jax.sharding.Mesh) -> Callable[[np.ndarray], jax.Array]:
-    sharding = batch_sharding(mesh)
-    return lambda array: jax.make_array_from_process_local_data(sharding, array)

@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from samosa_jax.errors import UserError
 from samosa_jax.model.cache import Cache
@@ -120,7 +122,8 @@ def make_sampler(
     row_starts = np.zeros(num_rows, np.int32)
     row_starts[: len(prompts)] = 0 if turn_starts is None else turn_starts
 
-    @jax.jit
+    # Whole on every device: it is read on every host.
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def run(params: Params, step: jax.Array) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return generate(

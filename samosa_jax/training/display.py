@@ -62,6 +62,22 @@ def make_display(
     return PlainDisplay(every_steps=every_steps, stream=out)
 
 
+class NoDisplay:
+    """Of a process that shows nothing, because another does."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def validation(self, step: int, name: str, value: float) -> None: ...
+
+    def sample(self, step: int, prompt: str, text: str) -> None: ...
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None: ...
+
+    def say(self, message: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class PlainDisplay:
     """Like `step 00420/20000  loss 2.874  lr 3.0e-4  tok/s 38204  eta 3m12s`."""
 

@@ -16,11 +16,12 @@ import jax
 from samosa_jax.errors import UserError
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.data_parallel import gathered_bytes
+from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord
 from samosa_jax.training.display import Display
 from samosa_jax.training.environment import bytes_per_device, device_memory_bytes
 from samosa_jax.training.interrupts import StopRequest
-from samosa_jax.training.metrics import METRICS, JsonLines, Writer
+from samosa_jax.training.metrics import METRICS, Records, Writer
 from samosa_jax.training.profile import StepProfile
 from samosa_jax.training.state import TrainState
 from samosa_jax.training.step import TrainStep
@@ -75,8 +76,8 @@ class Journal:
     """Where the loop writes, beside checkpoints."""
 
     writers: Sequence[Writer]
-    evals: JsonLines
-    samples: JsonLines
+    evals: Records
+    samples: Records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +98,13 @@ def run(
     journal: Journal,
     display: Display,
     max_bad_steps: int,
+    group: ProcessGroup,
     profile: StepProfile | None = None,
 ) -> LoopResult:
     """Trains from `first_step` (the steps already done) to `num_steps`, or until told to stop.
 
-    SIGTERM or Ctrl-C: the step under way is finished and saved. A state that is resumed at `first_step` is
+    SIGTERM or Ctrl-C: the step under way is finished and saved; of several processes, one being told is
+    enough, and all stop after the same step. A state that is resumed at `first_step` is
     first given the evaluations and samples due there: they come after the checkpoint it was read from.
 
     Raises:
@@ -144,7 +147,11 @@ def run(
         with StopRequest() as stop:
             if step or stage.look_first:
                 look()
-            while step < num_steps and stop.signal is None and reporter.bad_in_a_row < max_bad_steps:
+            while (
+                group.may_begin(step, wish=stop.signal)
+                and step < num_steps
+                and reporter.bad_in_a_row < max_bad_steps
+            ):
                 if profile is not None and profile.begins_with(step + 1):
                     settle()
                     profile.start(step + 1)
@@ -188,6 +195,7 @@ def run(
             if saved_step != step:
                 save()
             saving.checkpointer.wait()
+            group.may_begin(step, wish=stop.signal)  # told to stop while it was saved: not forgotten
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -198,7 +206,8 @@ def run(
             f"(train.max_bad_steps is {max_bad_steps}); the parameters before them are "
             "saved: look at the kept batches or lower optimizer.*.lr, then run the same command again"
         )
-    return LoopResult(state=state, step=step, stopped_by=stop.signal)
+    stopped_by = None if group.stop_signal is None else Signals(group.stop_signal)
+    return LoopResult(state=state, step=step, stopped_by=stopped_by)
 
 
 def _is_due(every_steps: int, *, step: int, num_steps: int) -> bool:

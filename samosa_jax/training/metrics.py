@@ -150,6 +150,22 @@ class JsonLines:
             self._told = True
 
 
+class Records(Protocol):
+    """A file that takes records, or nothing that does."""
+
+    def append(self, record: Mapping[str, object]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoRecords:
+    """Of a process that writes nothing, because another does."""
+
+    def append(self, record: Mapping[str, object]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a .jsonl file; a last line torn by a kill is left out. Nothing if there is no file."""
     if not path.exists():

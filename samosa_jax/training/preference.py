@@ -9,10 +9,12 @@ from. Sums are over pairs here, where other losses sum over tokens.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from samosa_jax.data.chat.preference_batch import PreferenceBatch
 from samosa_jax.model.gpt import Network
@@ -103,7 +105,8 @@ def make_reference_log_probs(
 ) -> Callable[[Params, PreferenceBatch], jax.Array]:
     """A jitted function of (parameters, batch) that makes `PreferenceBatch.reference`; 0 without a pair."""
 
-    @jax.jit
+    # Whole on every device: it is read on every host.
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def reference_log_probs(params: Params, batch: PreferenceBatch) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return sequence_log_probs(network, params, batch, chunk_tokens=chunk_tokens)

@@ -18,6 +18,7 @@ from typing import Any
 from samosa_jax.config import Config
 from samosa_jax.errors import UserError
 from samosa_jax.keys import keys_of
+from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.training.checkpoint import (
     SEAL,
     CheckpointRecord,
@@ -61,6 +62,7 @@ FREE = (
     "sample.",
     "checkpoint.",
     "log.",
+    "distributed.",
 )
 
 
@@ -160,6 +162,18 @@ def find_start(run_folder: RunFolder, *, resume: str) -> Start:
             f"begin a run of another name with --init_from={run_folder.path}"
         )
     return Start(folder=folder, record=record, notices=notices)
+
+
+def find_start_together(group: ProcessGroup, run_folder: RunFolder, *, resume: str) -> Start:
+    """`find_start`, by process 0 for all: no other one may find something else, or verify it again."""
+    found = find_start(run_folder, resume=resume) if group.is_first else None
+    told = None if found is None else {"folder": str(found.folder or ""), "notices": list(found.notices)}
+    first = group.share(told)[0]
+    if found is not None:
+        return found
+    folder = Path(first["folder"]) if first["folder"] else None
+    record = None if folder is None else read_record(folder)
+    return Start(folder=folder, record=record, notices=first["notices"])
 
 
 def check_resumable(

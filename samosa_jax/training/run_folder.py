@@ -8,8 +8,10 @@ runs/NAME/  config.yaml  environment.json  metrics.jsonl  evals.jsonl  evals/STE
 import fcntl
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +21,10 @@ import yaml
 from samosa_jax.data.manifest import TOKENIZER_FOLDER
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
+from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.training.metrics import is_train_record, keep_json_lines
 
+MARK_SECONDS = 60.0  # for what one host writes to be seen by another
 EXPORT_RECORD = "samosa.json"  # of what was exported; `samosa export` leaves it in every folder
 
 
@@ -114,19 +118,53 @@ class RunFolder:
         return self.metrics.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def claimed(self, group: ProcessGroup) -> Iterator[None]:
+        """`locked` by the first process for all of them, which see the same folder.
+
+        Raises UserError where they do not, and as `locked` does.
+        """
+        mark = secrets.token_hex(8)
+        with self.locked(mark) if group.is_first else nullcontext():
+            mark = group.share(mark)[0]
+            seen = group.share(self._shows(mark))
+            if not all(seen):
+                blind = ", ".join(str(index) for index, sees in enumerate(seen) if not sees)
+                raise UserError(
+                    f"process {blind} does not see in {self.path} what process 0 writes there; set out_dir "
+                    "to a folder that all hosts share"
+                )
+            yield
+
+    def _shows(self, mark: str) -> bool:
+        """Whether the lock holds that mark; network file systems may take a while to show a new file."""
+        deadline = time.monotonic() + MARK_SECONDS
+        while True:
+            lock = self.path / "lock"
+            if lock.exists() and lock.read_text(encoding="utf-8") == mark:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+
+    @contextmanager
+    def locked(self, mark: str = "") -> Iterator[None]:
         """Makes the folder and keeps it for this process; the lock ends with the process, however it ends.
 
-        Raises UserError where the folder cannot be made or another process trains in it.
+        `mark` is what the lock holds. Raises UserError where the folder cannot be made or another process
+        trains in it.
         """
         self._create()
-        with (self.path / "lock").open("w") as lock:
+        with (self.path / "lock").open("a", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(
                     f"{self.path} is in use by another process; wait for it, stop it, or choose another name"
                 ) from error
+            lock.truncate(0)
+            lock.write(mark)
+            lock.flush()
+            os.fsync(lock.fileno())
             yield
 
     def _create(self) -> None:
