@@ -32,6 +32,14 @@ STOCK: dict[str, dict[str, Any]] = {
         "window_pattern": "SSL",
         "window": 9,
     },
+    "llama_yarn": {**exported_models.KINDS["llama"], **exported_models.YARN},
+    "llama_llama3": {**exported_models.KINDS["llama"], **exported_models.YARN, "rope_scaling_type": "llama3"},
+    "qwen3_yarn": {**exported_models.KINDS["qwen3"], **exported_models.YARN},
+    "nanochat_linear": {
+        **exported_models.KINDS["nanochat"],
+        **exported_models.YARN,
+        "rope_scaling_type": "linear",
+    },
     "nanochat_tied": {"embedding_norm": True, "tie_embeddings": True},
 }
 CLASSES = {
@@ -87,6 +95,9 @@ def test_stock_transformers_computes_the_same(name: str, dtype: Any, tokenizer: 
     [
         ("llama", {"rope_base": 500.0}),
         ("llama", {"norm_eps": 1e-2}),
+        ("llama_yarn", {"rope_scaling_factor": 5.0}),
+        ("llama_yarn", {"original_context_len": 32}),
+        ("llama_yarn", {"rope_scaling_type": "llama3"}),
         ("qwen3_with_windows", {"window": 12}),
         ("qwen3_with_windows", {"window_pattern": "SLL"}),
         ("qwen3_without_scales", {"qk_gain": 1.25}),

@@ -29,6 +29,7 @@ from samosa_jax.errors import UserError
 from samosa_jax.model.gpt import Network
 from samosa_jax.trained import Trained, open_trained
 
+SCALED = {"rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama_tied_float16_sharded": (
@@ -47,6 +48,22 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "sliding_window": 24,
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         },
+    ),
+    "llama_yarn": ("Llama", {"rope_parameters": {**SCALED, "rope_type": "yarn"}}),
+    "qwen3_llama3": (
+        "Qwen3",
+        {
+            "rope_parameters": {
+                **SCALED,
+                "rope_type": "llama3",
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            }
+        },
+    ),
+    "llama_linear": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}},
     ),
     "nanochat": ("NanoChat", {}),
     "nanochat_without_a_cap": ("NanoChat", {"final_logit_softcapping": None}),
@@ -169,11 +186,33 @@ def edit_config(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "rope_scaling": (
         edit_config(lambda c: c.update(rope_scaling={"rope_type": "yarn", "factor": 4.0})),
-        r"config.json: rope_scaling is of type 'yarn'; only 'default'",
+        r"config.json: rope_scaling and rope_parameters describe other angles; keep one",
     ),
     "rope_parameters": (
-        edit_config(lambda c: c["rope_parameters"].update(rope_type="llama3")),
-        r"rope_parameters is of type 'llama3'",
+        edit_config(lambda c: c["rope_parameters"].update(rope_type="longrope")),
+        r"rope_parameters is of type 'longrope'; only default, linear, yarn, llama3 can be imported",
+    ),
+    "no_factor": (
+        edit_config(lambda c: c["rope_parameters"].update(rope_type="yarn")),
+        r"config.json has no rope_parameters.factor",
+    ),
+    "other_gain": (
+        edit_config(
+            lambda c: c["rope_parameters"].update(rope_type="yarn", factor=4.0, attention_factor=1.0)
+        ),
+        r"rope_parameters.attention_factor is 1.0; only 1.13863 can be imported",
+    ),
+    "other_ramp": (
+        edit_config(
+            lambda c: c["rope_parameters"].update(
+                rope_type="llama3", factor=4.0, low_freq_factor=2.0, high_freq_factor=4.0
+            )
+        ),
+        r"rope_parameters.low_freq_factor is 2.0; only 1 can be imported",
+    ),
+    "mscale": (
+        edit_config(lambda c: c["rope_parameters"].update(rope_type="yarn", factor=4.0, mscale=0.7)),
+        r"rope_parameters of type yarn has mscale, which is unknown here",
     ),
     "rope_is_no_object": (
         edit_config(lambda c: c.update(rope_scaling="linear")),

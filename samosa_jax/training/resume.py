@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samosa_jax.config import Config
+from samosa_jax.config import Config, to_dict
 from samosa_jax.errors import UserError
 from samosa_jax.keys import keys_of
 from samosa_jax.training.checkpoint import (
@@ -179,10 +179,12 @@ def check_resumable(
             f"{where} was trained with tokenizer {record.tokenizer[:12]}, the one in use is "
             f"{tokenizer[:12]}; use the tokenizer it was trained with, or give the new run another name"
         )
+    # A version before may have known fewer keys, and did then what their defaults say.
+    defaults = flatten(to_dict(Config()))
     before, now = flatten(record.config), flatten(config)
     notices = []
     for key in sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("model."), key)):
-        old, new = before.get(key), now.get(key)
+        old, new = before.get(key, defaults.get(key)), now.get(key)
         if old == new or key.startswith(FREE):
             continue
         if key.startswith(FIXED) or (key.startswith("optimizer.") and key.endswith(".kind")):
