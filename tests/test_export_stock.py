@@ -18,6 +18,7 @@ from samosa_jax.convert.expected import ask, logits
 from samosa_jax.convert.exported import ExportedModel
 from samosa_jax.convert.exporting import verify_folder, write_folder
 from samosa_jax.convert.hf_format import write_hf
+from samosa_jax.convert.hf_source import open_hf
 from samosa_jax.convert.layout import Layout
 from samosa_jax.convert.names import stock_layout
 from samosa_jax.convert.verification import MismatchError
@@ -88,6 +89,9 @@ def test_stock_transformers_computes_the_same(name: str, dtype: Any, tokenizer: 
     assert type(loaded) is CLASSES[name.split("_")[0]]
     assert loaded.dtype == getattr(torch, dtype)
     assert loaded.num_parameters() >= model.num_params - 64 * 48 * 2  # tables without rows of no token
+    back, config = open_hf(folder).config, model.network.config
+    for field in ("rope_base", "rope_scaling_type", "rope_scaling_factor", "original_context_len"):
+        assert getattr(back, field) == getattr(config, field), field
 
 
 @pytest.mark.parametrize(

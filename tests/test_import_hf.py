@@ -21,7 +21,7 @@ import torch
 import training_runs
 from test_chat_training import flags as stage_flags
 
-from samosa_jax import chat, import_weights
+from samosa_jax import chat, import_weights, prepare, train
 from samosa_jax.convert.hf_source import open_hf
 from samosa_jax.convert.import_check import compare_logits, draw_tokens
 from samosa_jax.data.tokenizer import SPECIAL_TOKENS
@@ -161,6 +161,42 @@ def test_training_goes_on_from_an_import_and_it_can_be_talked_to(llama: Path, tm
     capsys.readouterr()
     chat.main([str(runs / "llama"), "-p", "Tom, who are you?", "--max_tokens=8", "--temp=0"])
     assert capsys.readouterr().out
+
+
+def test_pretraining_goes_on_from_an_import_at_a_longer_context(llama: Path, tmp_path: Path, capsys):
+    runs = tmp_path / "runs"
+    run(llama, runs / "llama")
+    (tmp_path / "text.txt").write_text("\n\n".join(training_runs.make_text(seed) for seed in range(400)))
+    prepare.main(
+        [
+            *("--input", str(tmp_path / "text.txt"), "--split-on", "blank-lines", "--val-documents=10"),
+            *(f"--tokenizer={runs / 'llama' / 'tokenizer'}", f"--out={tmp_path / 'data'}"),
+        ]
+    )
+    before = open_trained(runs / "llama").config
+    length = 2 * before.model.context_len
+    train.main(
+        [
+            *(f"--init_from={runs / 'llama'}", f"--out_dir={runs}", "--name=longer"),
+            *(f"--data={tmp_path / 'data'}", f"--model.context_len={length}"),
+            *("--model.rope_scaling_type=yarn", "--optimizer.lr_scale=0.2", "--schedule.warmup_steps=0"),
+            *("--train.num_steps=1", f"--train.batch_tokens={8 * length}", "--train.device_batch_size=1"),
+            *("--eval.max_tokens=64", "--sample.prompts=[]", "--checkpoint.every_steps=0"),
+        ]
+    )
+    assert "optimizer state fresh; model.context_len 256 -> 512" in " ".join(capsys.readouterr().out.split())
+    after = open_trained(runs / "longer")
+    assert after.step == 1
+    assert after.config.model == dataclasses.replace(
+        before.model,
+        context_len=length,
+        rope_scaling_type="yarn",
+        rope_scaling_factor=2.0,
+        original_context_len=256,
+    )
+    # AdamW at a share of 1e-4, as imports name it.
+    (line,) = [one for one in training_runs.records(runs / "longer" / "metrics.jsonl") if "train/lr" in one]
+    assert line["train/lr"] == pytest.approx(2e-5)
 
 
 def test_an_imported_run_cannot_be_trained_in_place(llama: Path, tmp_path: Path):
