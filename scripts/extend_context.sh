@@ -5,7 +5,7 @@
 #   bash scripts/extend_context.sh wikinews_en.jsonl.gz [STEPS]    # in the folder that is to hold data/ and runs/
 set -euo pipefail
 news=$(realpath "$1")
-steps=${2:-150}
+steps=${2:-100}
 here=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHONPATH="$here/kernels:$here"
 samosa() { nice -n 5 python -m samosa_jax "$@"; }
