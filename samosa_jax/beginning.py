@@ -61,11 +61,8 @@ def describe_origin(config: Config, origin: Origin) -> str:
     """What a run begins with, and what of the model is not as it was."""
     before = flatten(read_record(origin.folder).config)
     now = flatten(to_dict(config))
-    keys = (
-        "model.context_len",
-        "model.window",
-        *(key for key in now if key.startswith(("model.rope_", "model.hirope_"))),
-    )
+    kinds = ("model.context_len", "model.window", "model.rope_", "model.hirope_")
+    keys = [key for key in now if key.startswith(kinds) and key != "model.window_pattern"]
     changed = [f"{key} {before[key]} -> {now[key]}" for key in keys if before.get(key, now[key]) != now[key]]
     moments = "kept" if config.init_optimizer == "kept" else "fresh"
     return "; ".join([f"begins with {origin.folder}, optimizer state {moments}", *changed])

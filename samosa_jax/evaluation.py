@@ -310,7 +310,7 @@ class Evaluation:
             mesh=self._mesh,
             shards=self._held_out(name),
             length=length,
-            max_tokens=config.eval.max_tokens,
+            limit=self._settings.limit,
             # As many tokens at once as a step of training reads.
             batch_rows=row_devices
             * max(1, config.train.device_batch_size * config.model.context_len // length),

@@ -54,20 +54,19 @@ def test_buckets_double():
 
 
 def test_documents_that_are_long_enough_are_chosen(held_out: ShardSet):
-    assert long_documents(held_out, length=LENGTH, max_tokens=0).tolist() == [0, 2, 4]
-    assert long_documents(held_out, length=LENGTH, max_tokens=70).tolist() == [0, 2]
-    assert long_documents(held_out, length=LENGTH, max_tokens=1).tolist() == [0]
+    assert long_documents(held_out, length=LENGTH, limit=9).tolist() == [0, 2, 4]
+    assert long_documents(held_out, length=LENGTH, limit=2).tolist() == [0, 2]
     with pytest.raises(
         UserError, match=r"the longest of 5 held-out documents has 80 tokens, positions needs more than 80"
     ):
-        long_documents(held_out, length=80, max_tokens=0)
+        long_documents(held_out, length=80, limit=9)
 
 
 def test_it_is_what_the_definition_says(held_out: ShardSet):
     mesh = make_mesh(MeshConfig(), devices=jax.devices()[:2])
     params = jax.jit(NETWORK.init)(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params)
-    documents = long_documents(held_out, length=LENGTH, max_tokens=0)
+    documents = long_documents(held_out, length=LENGTH, limit=9)
     measure = make_nats_by_place(NETWORK, chunk_tokens=16, mesh=mesh)
     found: dict[str, list[dict[str, float]]] = {bucket.name: [] for bucket in buckets(LENGTH)}
     for batch in document_batches(held_out, documents, length=LENGTH, batch_rows=2, token_bytes=TOKEN_BYTES):
@@ -106,4 +105,4 @@ def test_the_folder_is_named_where_no_document_is_long_enough(tmp_path: Path):
     with ShardWriter.create(tmp_path / "x", vocab_size=50, bos_id=0, tokenizer_fingerprint="f") as writer:
         writer.add([0, 1, 2], split="val")
     with pytest.raises(UserError, match=f"{tmp_path / 'x'}: the longest of 1 held-out documents has 3"):
-        long_documents(ShardSet.open(tmp_path / "x", split="val"), length=8, max_tokens=0)
+        long_documents(ShardSet.open(tmp_path / "x", split="val"), length=8, limit=9)

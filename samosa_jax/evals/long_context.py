@@ -27,7 +27,7 @@ def evaluate_positions(
     mesh: jax.sharding.Mesh,
     shards: Mapping[str, ShardSet],
     length: int,
-    max_tokens: int,
+    limit: int | None,
     batch_rows: int,
     token_bytes: np.ndarray,
     chunk_tokens: int,
@@ -35,12 +35,13 @@ def evaluate_positions(
 ) -> tuple[list[TaskResult], bool]:
     """Bits per byte of every bucket of places, and whether they were there before.
 
-    Raises UserError where no held-out document is longer than `length` tokens.
+    `limit` is documents of each folder; None: as many as MAX_TOKENS hold. Raises UserError where no held-out
+    document is longer than `length` tokens.
     """
     started = time.perf_counter()
+    limit = limit or max(1, positions.MAX_TOKENS // (length * len(shards)))
     documents = {
-        folder: positions.long_documents(one, length=length, max_tokens=max_tokens // len(shards))
-        for folder, one in shards.items()
+        folder: positions.long_documents(one, length=length, limit=limit) for folder, one in shards.items()
     }
     settings = {
         "data": {folder: one.fingerprint[:16] for folder, one in shards.items()},

@@ -26,6 +26,7 @@ from samosa_jax.training.losses import hidden_states, sharded_cross_entropy
 
 POSITIONS = "positions"
 DEFINITION = 1  # goes up when the same model and text would give another number
+MAX_TOKENS = 2_000_000  # read of all documents, where no limit is given
 NUM_DOUBLINGS = 5  # the first bucket is 1/32 of what is read
 
 Record = dict[str, Any]  # of a document, for `results.write_items`
@@ -55,8 +56,8 @@ def buckets(length: int) -> list[Bucket]:
     return [Bucket(*pair) for pair in itertools.pairwise((0, *inner, length))]
 
 
-def long_documents(shards: ShardSet, *, length: int, max_tokens: int) -> np.ndarray:
-    """The numbers of documents with a target at each of `length` places, as many as max_tokens (0: all).
+def long_documents(shards: ShardSet, *, length: int, limit: int) -> np.ndarray:
+    """The numbers of the first `limit` documents with a target at each of `length` places.
 
     Raises UserError if there is none.
     """
@@ -68,7 +69,7 @@ def long_documents(shards: ShardSet, *, length: int, max_tokens: int) -> np.ndar
             f"{max(lengths, default=0)} tokens, {POSITIONS} needs more than {length}; name longer text with "
             "--bpb_data, or read less with --context_len"
         )
-    return found[: max(1, max_tokens // length)] if max_tokens else found
+    return found[:limit]
 
 
 def document_batches(
