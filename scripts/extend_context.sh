@@ -36,7 +36,9 @@ extend --name=longer_rows
 extend --name=larger_base --model.rope_base=92000
 extend --name=yarn --model.rope_scaling_type=yarn
 for run in recall longer_rows larger_base yarn; do
-  samosa evaluate "runs/$run" --tasks=positions,needle --context_len=1024 --bpb_data=data/long_news
+  samosa evaluate "runs/$run" --tasks=needle --context_len=1024
+  samosa evaluate "runs/$run" --tasks=positions --limit=58 --context_len=1024 --bpb_data=data/long_news
 done
+python "$here/scripts/windowed_loss.py" runs/recall data/long_news --length=1024 --limit=58
 python "$here/scripts/context_results.py" runs/recall runs/longer_rows runs/larger_base runs/yarn \
   --old_len=128 --picture=context_extension.png
