@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samosa_jax.config import Config
+from samosa_jax.config import Config, to_dict
 from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
@@ -14,14 +14,21 @@ from samosa_jax.model.params import Params
 from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.stage_evaluation import reference_log_probs
 from samosa_jax.stages import Machinery
-from samosa_jax.training.checkpoint import check_params, restore_params, restore_state
+from samosa_jax.training.checkpoint import (
+    check_params,
+    check_state,
+    read_record,
+    restore_params,
+    restore_state,
+)
 from samosa_jax.training.display import Display, format_seconds
-from samosa_jax.training.resume import Origin, Start, open_origin
+from samosa_jax.training.resume import Origin, Start, check_moments, flatten, open_origin
 from samosa_jax.training.run_folder import RunFolder, write_arrays
 from samosa_jax.training.state import (
     TrainState,
     abstract_params,
     abstract_state,
+    begin_again,
     create_state,
     state_from,
 )
@@ -45,7 +52,21 @@ def begin_from(config: Config, *, start: Start, machinery: Machinery, tokenizer:
             "give the new run another name"
         )
     check_params(origin.folder, abstract_params(machinery.network.info, mesh=machinery.mesh))
+    if start.record is None and config.init_optimizer == "kept":
+        check_moments(origin.folder, optimizer=config.optimizer)
+        check_state(origin.folder, _like(machinery))
     return origin
+
+
+def describe_origin(config: Config, origin: Origin) -> str:
+    """What a run begins with, and what of the model is not as it was."""
+    before = flatten(read_record(origin.folder).config)
+    now = flatten(to_dict(config))
+    kinds = ("model.context_len", "model.window", "model.rope_", "model.hirope_")
+    keys = [key for key in now if key.startswith(kinds) and key != "model.window_pattern"]
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in keys if before.get(key, now[key]) != now[key]]
+    moments = "kept" if config.init_optimizer == "kept" else "fresh"
+    return "; ".join([f"begins with {origin.folder}, optimizer state {moments}", *changed])
 
 
 def read_origin(origin: Origin, machinery: Machinery) -> Params:
@@ -91,12 +112,28 @@ def find_reference(
     return tables
 
 
-def make_state(machinery: Machinery, *, seed: int, folder: Path | None, origin: Origin | None) -> TrainState:
-    """Fresh, from the parameters of another run, or read from a checkpoint; made where it will live."""
+def make_state(
+    machinery: Machinery,
+    *,
+    seed: int,
+    folder: Path | None,
+    origin: Origin | None,
+    keep_optimizer: bool = False,
+) -> TrainState:
+    """Fresh, from the parameters of another run, or read from a checkpoint; made where it will live.
+
+    `keep_optimizer`: with the moments of that run, too; its steps do not count.
+    """
     trained, optimizer, mesh = machinery.trained, machinery.optimizer, machinery.mesh
     if folder is not None:
-        return restore_state(folder, abstract_state(trained, optimizer, mesh=mesh))
+        return restore_state(folder, _like(machinery))
     if origin is None or trained is not machinery.network:
         return create_state(trained, optimizer, mesh=mesh, seed=seed)
+    if keep_optimizer:
+        return begin_again(restore_state(origin.folder, _like(machinery)))
     params = _restore_origin(origin, machinery)
     return state_from(params, machinery.network.info, optimizer, mesh=mesh)
+
+
+def _like(machinery: Machinery) -> TrainState:
+    return abstract_state(machinery.trained, machinery.optimizer, mesh=machinery.mesh)

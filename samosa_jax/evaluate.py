@@ -47,7 +47,8 @@ class EvaluateFlags:
     again: bool = False  # evaluate also what has a result already
     seed: int = SHOTS_SEED  # of the examples shown before questions
     tables: tuple[str, ...] = ()  # YAML files with tasks of your own
-    bpb_data: str = ""  # prepared text for bits per byte; empty: what the run was trained on
+    bpb_data: str = ""  # prepared text for bpb and positions; empty: what the run was trained on
+    context_len: int | None = None  # tokens that needle and positions read; the model's if not given
     probes: str = "configs/probes"  # a folder of probes
     persona: str = "configs/personas/samosachaat.yaml"  # who the probes expect to meet
     samples: int = 1  # answers to every question that is answered in words
@@ -67,6 +68,8 @@ def main(argv: list[str]) -> None:
     flags = parse_dataclass(argv, EvaluateFlags, description="Evaluate a trained model.", positional=("run",))
     if flags.limit is not None and flags.limit < 1:
         raise UserError(f"--limit={flags.limit}; expected 1 or more questions, or none for all of them")
+    if flags.context_len is not None and flags.context_len < 1:
+        raise UserError(f"--context_len={flags.context_len}; expected 1 or more tokens")
     if flags.samples < 1 or flags.max_batch < 1 or flags.tensor < 1:
         raise UserError("--samples, --max_batch and --tensor must be at least 1")
     from samosa_jax.evals import gates
@@ -118,6 +121,7 @@ def settings_of(flags: EvaluateFlags) -> "EvaluationSettings":
         probes=Path(flags.probes),
         persona=Path(flags.persona),
         bpb_data=Path(flags.bpb_data) if flags.bpb_data else None,
+        context_len=flags.context_len,
     )
 
 

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -28,14 +27,17 @@ from samosa_jax.evals.generation import (
     evaluate_generation,
 )
 from samosa_jax.evals.generation_tasks import GENERATION_TASKS, check_sandbox, open_items
+from samosa_jax.evals.held_out_text import open_held_out
 from samosa_jax.evals.likelihood import Scorer
 from samosa_jax.evals.likelihood_tasks import Progress, open_questions, run_task
+from samosa_jax.evals.long_context import evaluate_needle, evaluate_positions
+from samosa_jax.evals.needle import ITEMS_PER_CELL, NEEDLE
+from samosa_jax.evals.positions import POSITIONS
 from samosa_jax.evals.probe_suite import PROBES, ProbeSettings, run_suite
 from samosa_jax.evals.probes import load_suite
+from samosa_jax.evals.recorder import Recorder
 from samosa_jax.evals.results import (
-    Interval,
     TaskResult,
-    append_result,
     mean_interval,
     read_items,
     read_results,
@@ -50,8 +52,9 @@ from samosa_jax.trained import Trained, make_engines
 from samosa_jax.training.checkpoint import seal_digest
 from samosa_jax.training.parents import run_of
 
-MadeBy = Literal["likelihood", "generation", "probes", "bpb"]
-ORDER: Sequence[MadeBy] = ("bpb", "likelihood", "generation", "probes")  # what shares a model, together
+MadeBy = Literal["likelihood", "generation", "probes", "bpb", "positions", "needle"]
+# What shares a model, together.
+ORDER: Sequence[MadeBy] = ("bpb", "positions", "needle", "likelihood", "generation", "probes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,8 @@ class EvaluationSettings:
         seed: of the examples shown before questions.
         again: results that are already there do not count.
         bpb_data: a prepared folder; None: what the run was trained on.
+        context_len: tokens that needle and positions read, which may be more than the model was trained with;
+            None: as many.
     """
 
     data_dir: Path | None
@@ -77,6 +82,7 @@ class EvaluationSettings:
     probes: Path
     persona: Path
     bpb_data: Path | None
+    context_len: int | None = None
 
 
 class Evaluation:
@@ -89,14 +95,15 @@ class Evaluation:
         self._trained = trained
         self._catalog = catalog
         self._settings = settings
-        self._before = [one for one in read_results(self.run) if one.checkpoint == self.checkpoint]
+        self._recorder = Recorder(self.run, step=self.step, checkpoint=self.checkpoint, again=settings.again)
 
     def kind_of(self, task: str) -> MadeBy:
         if task in self._catalog.likelihood:
             return "likelihood"
         if task in GENERATION_TASKS:
             return "generation"
-        return "probes" if task == PROBES else "bpb"
+        others: dict[str, MadeBy] = {PROBES: "probes", NEEDLE: "needle", POSITIONS: "positions"}
+        return others.get(task, "bpb")
 
     def evaluate(self, task: str, *, on_progress: Progress) -> tuple[list[TaskResult], bool]:
         """The results of one task, and whether they were there before; new ones are added to the run at once.
@@ -108,6 +115,8 @@ class Evaluation:
             "generation": self._generation,
             "probes": self._probes,
             "bpb": self._bits_per_byte,
+            "positions": self._positions,
+            "needle": self._needle,
         }[self.kind_of(task)]
         return run_kind(task, on_progress)
 
@@ -139,15 +148,21 @@ class Evaluation:
                 return kept
         counts = {"tasks": len(mean.centred), "missing": len(mean.missing)}
         num_items = sum(map(len, scores.values()))
-        return self._add(
+        return self._recorder.add(
             name, mean.metric, mean.interval, settings, AGGREGATE_DEFINITION, num_items, started, counts
         )
 
     @functools.cached_property
     def _scorer(self) -> Scorer:
-        mesh = self._mesh
+        return self._scorer_of(self._trained.config.model.context_len)
+
+    def _scorer_of(self, context_len: int) -> Scorer:
         return Scorer(
-            self._trained.network, self._params, mesh=mesh, token_bytes=self._trained.tokenizer.token_bytes
+            self._trained.network,
+            self._params,
+            mesh=self._mesh,
+            token_bytes=self._trained.tokenizer.token_bytes,
+            context_len=context_len,
         )
 
     @functools.cached_property
@@ -186,7 +201,8 @@ class Evaluation:
             for by in task.ranked_by
         ]
         kept = [
-            self._find(name, metric, own, definition) for metric, own in zip(metrics, wanted, strict=True)
+            self._recorder.find(name, metric, own, definition)
+            for metric, own in zip(metrics, wanted, strict=True)
         ]
         if all(kept):
             return [one for one in kept if one is not None], True
@@ -206,7 +222,9 @@ class Evaluation:
             stem = name if not results else f"{name}_{metric}"
             path = write_items(self.run, step=self._trained.step, task=stem, items=items)
             results.append(
-                self._add(name, metric, interval, own, definition, len(items), started, counts, items=path)
+                self._recorder.add(
+                    name, metric, interval, own, definition, len(items), started, counts, items=path
+                )
             )
         return results, False
 
@@ -218,7 +236,7 @@ class Evaluation:
             task, data_dir=self._settings.data_dir, seed=settings.seed, limit=self._settings.limit
         )
         wanted = described_settings(task, items, settings)
-        kept = [self._find(name, f"pass@{k}", wanted, task.definition) for k in settings.ks]
+        kept = [self._recorder.find(name, f"pass@{k}", wanted, task.definition) for k in settings.ks]
         if all(kept):
             return [one for one in kept if one is not None], True
         on_progress(0, len(items))
@@ -233,7 +251,7 @@ class Evaluation:
         for part, names in probe_suite.parts_of(suite, settings).items():
             wanted = probe_suite.described_settings(part, suite, persona, settings)
             metric = probe_suite.metric_of(part)
-            found = [self._find(one, metric, wanted, probe_suite.DEFINITION) for one in names]
+            found = [self._recorder.find(one, metric, wanted, probe_suite.DEFINITION) for one in names]
             if all(found):
                 kept += [one for one in found if one is not None]
             else:
@@ -246,34 +264,14 @@ class Evaluation:
     def _bits_per_byte(self, name: str, on_progress: Progress) -> tuple[list[TaskResult], bool]:
         started = time.perf_counter()
         config = self._trained.config
-        folders = (
-            [str(self._settings.bpb_data)]
-            if self._settings.bpb_data
-            else [source.path for source in config.data.sources]
-        )
-        if self._settings.bpb_data is None and config.content != "text":
-            raise UserError(
-                f"{self._trained.name} was trained on {config.content}; name prepared text for {name} with "
-                "--bpb_data=FOLDER"
-            )
-        gone = next((folder for folder in folders if not Path(folder).is_dir()), None)
-        if gone is not None:
-            raise UserError(
-                f"{gone}, the text for {name}, is not there; name prepared text with --bpb_data=FOLDER"
-            )
-        shards = {folder: ShardSet.open(folder, split="val") for folder in folders}
-        shards = {folder: one for folder, one in shards.items() if one.num_tokens >= 2}
-        if not shards:
-            raise UserError(
-                f"{', '.join(folders)} hold nothing out for validation; name other text with --bpb_data"
-            )
+        shards = self._held_out(name)
         settings = {
             "data": {folder: one.fingerprint[:16] for folder, one in shards.items()},
             "max_tokens": config.eval.max_tokens,
             "context_len": config.model.context_len,
             "document_masking": config.data.document_masking,
         }
-        kept = self._find(name, name, settings, bits_per_byte.DEFINITION)
+        kept = self._recorder.find(name, name, settings, bits_per_byte.DEFINITION)
         if kept is not None:
             return [kept], True
         row_devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
@@ -293,12 +291,56 @@ class Evaluation:
         )
         interval, items = measure_by_batch(measure, self._params, batches)
         path = write_items(self.run, step=self._trained.step, task=name, items=items)
-        result = self._add(
+        result = self._recorder.add(
             *(name, name, interval, settings, bits_per_byte.DEFINITION, len(items), started, {}),
             items=path,
             higher_is_better=False,
         )
         return [result], False
+
+    def _positions(self, name: str, on_progress: Progress) -> tuple[list[TaskResult], bool]:
+        config = self._trained.config
+        length = self._settings.context_len or config.model.context_len
+        row_devices = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        return evaluate_positions(
+            name,
+            self._recorder,
+            network=self._trained.network,
+            params=lambda: self._params,
+            mesh=self._mesh,
+            shards=self._held_out(name),
+            length=length,
+            limit=self._settings.limit,
+            # As many tokens at once as a step of training reads.
+            batch_rows=row_devices
+            * max(1, config.train.device_batch_size * config.model.context_len // length),
+            token_bytes=self._trained.tokenizer.token_bytes,
+            chunk_tokens=config.loss.chunk_tokens,
+            on_progress=on_progress,
+        )
+
+    def _needle(self, name: str, on_progress: Progress) -> tuple[list[TaskResult], bool]:
+        length = self._settings.context_len or self._trained.config.model.context_len
+        return evaluate_needle(
+            name,
+            self._recorder,
+            make_scorer=lambda: self._scorer_of(length),
+            tokenizer=self._trained.tokenizer,
+            context_len=length,
+            per_cell=self._settings.limit or ITEMS_PER_CELL,
+            seed=self._settings.seed,
+            on_progress=on_progress,
+        )
+
+    def _held_out(self, task: str) -> dict[str, ShardSet]:
+        config, named = self._trained.config, self._settings.bpb_data
+        if named is None and config.content != "text":
+            raise UserError(
+                f"{self._trained.name} was trained on {config.content}; name prepared text for {task} with "
+                "--bpb_data=FOLDER"
+            )
+        folders = [str(named)] if named else [source.path for source in config.data.sources]
+        return open_held_out(folders, task=task)
 
     @contextmanager
     def _asking(self, tools: Registry) -> Iterator[Subject]:
@@ -315,53 +357,6 @@ class Evaluation:
                 checkpoint=self.checkpoint,
                 config=config_fingerprint(self._trained.config),
             )
-
-    def _find(
-        self, task: str, metric: str, settings: Mapping[str, Any], definition: int
-    ) -> TaskResult | None:
-        """The newest result that evaluating again would give, whose items are there."""
-        if self._settings.again:
-            return None
-        for one in reversed(self._before):
-            if (one.task, one.metric, one.definition) == (task, metric, definition) and all(
-                name in one.settings and one.settings[name] == value for name, value in settings.items()
-            ):
-                return one if (self.run / one.items).is_file() else None
-        return None
-
-    def _add(
-        self,
-        task: str,
-        metric: str,
-        interval: Interval,
-        settings: Mapping[str, Any],
-        definition: int,
-        num_items: int,
-        started: float,
-        counts: Mapping[str, int],
-        *,
-        items: str = "",
-        higher_is_better: bool = True,
-    ) -> TaskResult:
-        result = TaskResult(
-            task=task,
-            metric=metric,
-            value=interval.value,
-            low=interval.low,
-            high=interval.high,
-            num_items=num_items,
-            higher_is_better=higher_is_better,
-            settings=settings,
-            definition=definition,
-            step=self._trained.step,
-            checkpoint=self.checkpoint,
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=round(time.perf_counter() - started, 3),
-            counts=counts,
-            items=items,
-        )
-        append_result(self.run, result)
-        return result
 
 
 def in_order(tasks: Sequence[str], kind_of: Callable[[str], MadeBy]) -> list[str]:

@@ -28,6 +28,7 @@ from rich.text import Text
 from samosa_jax import filter_conversations, prepare_chat, show_conversation, synthesize
 from samosa_jax.command_line import parse_config, parse_dataclass, run
 from samosa_jax.data.chat.opening import open_epoch_pipeline
+from samosa_jax.data.context_use import context_use
 from samosa_jax.data.filters import FilterOptions
 from samosa_jax.data.holdout import ValidationRule
 from samosa_jax.data.pipeline import StepDescription, TrainPipeline
@@ -259,7 +260,19 @@ def _inspect(argv: list[str]) -> None:
             **reading,
         )
     tokenizer = Tokenizer.load(ShardSet.open(config.data.sources[0].path).tokenizer_dir)
-    _print_step(Console(), pipeline.describe(flags.step), max_rows=flags.rows, decode=tokenizer.decode)
+    step, console = pipeline.describe(flags.step), Console()
+    _print_step(console, step, max_rows=flags.rows, decode=tokenizer.decode)
+    if config.content == "text" and config.data.document_masking:
+        length = config.model.context_len
+        use = context_use(step, context_len=length)
+        kept = use.mean_seen / use.mean_uncut if use.mean_uncut else 1.0
+        console.print(
+            f"tokens see {use.mean_seen:,.0f} of their document before them on average, "
+            f"{use.mean_uncut:,.0f} if no row's end cut one ({kept:.1%}); {use.far_frac:.1%} see "
+            f"{length // 2:,} or more",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _split_flags(argv: list[str], names: Sequence[str]) -> tuple[list[str], list[str]]:

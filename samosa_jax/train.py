@@ -28,7 +28,14 @@ import jax
 from samosa_jax import command_line
 from samosa_jax.announcing import announce, describe
 from samosa_jax.batch_fitting import foresee, refuse_too_large, resolve_device_batch
-from samosa_jax.beginning import begin_from, begun_with_fingerprint, find_reference, make_state, read_origin
+from samosa_jax.beginning import (
+    begin_from,
+    begun_with_fingerprint,
+    describe_origin,
+    find_reference,
+    make_state,
+    read_origin,
+)
 from samosa_jax.compilation_cache import use_compilation_cache
 from samosa_jax.config import Config, DistributedConfig, to_dict, with_rows
 from samosa_jax.data.chat.preference_pipeline import PreferencePipeline
@@ -202,6 +209,8 @@ def train(
             display = make_display(config.log.display, every_steps=config.log.every_steps, title=config.name)
         try:
             announce(config, machinery=machinery, data=data, run_folder=run_folder, display=display)
+            if origin is not None and start.record is None:
+                display.say(describe_origin(config, origin))
             if preflight is not None:
                 write_json(run_folder.preflight, preflight_record(preflight, config))
                 display.say(preflight.summary())
@@ -257,7 +266,13 @@ def run_stage(
     begun = time.perf_counter()
     num_steps = config.train.num_steps
     seconds_before = start.record.seconds_trained if start.record else 0.0
-    state = make_state(machinery, seed=config.seed, folder=start.folder, origin=origin)
+    state = make_state(
+        machinery,
+        seed=config.seed,
+        folder=start.folder,
+        origin=origin,
+        keep_optimizer=config.init_optimizer == "kept",
+    )
     frozen = begun_with if machinery.needs_frozen else None
     if isinstance(data, PreferencePipeline) and config.dpo.reference == "precomputed":
         assert begun_with is not None  # Config asks for init_from

@@ -50,6 +50,8 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+YARN = {"rope_scaling_type": "yarn", "rope_scaling_factor": 4.0, "original_context_len": 16}
+
 
 def train_tokenizer(*, vocab_size: int = BASE.vocab_size, seed: int = 0) -> Tokenizer:
     sample = draw_sample(

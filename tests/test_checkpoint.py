@@ -374,5 +374,11 @@ def test_what_may_change_is_said_and_what_may_not_is_refused():
         check({**NOW, "seed": 1})
     with pytest.raises(UserError, match="tokenizer ffffffffffff, the one in use is aaaaaaaaaaaa"):
         check(NOW, tokenizer="a" * 64)
+    # A key that the version of the checkpoint did not know had its default.
+    assert check({**NOW, "model": {"num_layers": 2, "rope_scaling_type": "none"}}) == []
+    with pytest.raises(
+        UserError, match=r"model\.rope_scaling_type is yarn, but checkpoint c was trained with none"
+    ):
+        check({**NOW, "model": {"num_layers": 2, "rope_scaling_type": "yarn"}})
     with pytest.raises(UserError, match=r"train\.num_steps is 40, but checkpoint c is at step 50"):
         check({**NOW, "train": {"num_steps": 40}})

@@ -46,14 +46,17 @@ MIXTURES = sorted((ROOT / "configs" / "mixtures").glob("*.yaml"))
 def test_overlays_go_on_top_of_a_model(overlay: Path) -> None:
     base = ROOT / "configs" / "wikinews.yaml"
     line = [f"--config={base}", f"--config={overlay}", "--init_from=runs/base"]
-    config = parse_config([*line, "--rl.tasks=sums"]).config
+    windows = ["--model.window_pattern=SSSL"] if overlay.stem == "extend_16k" else []
+    config = parse_config([*line, *windows, "--rl.tasks=sums"]).config
     assert config.model.num_layers == 4
     assert config != load_config(base)
     if overlay in MIXTURES:
         assert len(config.data.sources) >= 5
     elif overlay.stem != "lora":
-        assert config.stage == overlay.stem
-        assert config.name == {"midtrain": "mid"}.get(overlay.stem, overlay.stem)
+        goes_on = overlay.stem in ("continue", "extend_16k")
+        assert config.stage == ("pretrain" if goes_on else overlay.stem)
+        names = {"midtrain": "mid", "continue": "continued"}
+        assert config.name == names.get(overlay.stem, overlay.stem)
 
 
 def golden_path(name: str) -> Path:

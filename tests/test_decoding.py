@@ -31,6 +31,9 @@ NETWORKS = {
     "windows and extras": dataclasses.replace(EXTRAS, num_layers=3, window=5, window_pattern="SSL"),
     "no qk norm, swiglu, tied": dataclasses.replace(BASE, qk_norm=False, mlp="swiglu", tie_embeddings=True),
     "scanned, remat": dataclasses.replace(BASE, unroll_layers=False, backout=True, remat="full"),
+    "yarn": dataclasses.replace(
+        EXTRAS, rope_scaling_type="yarn", rope_scaling_factor=8.0, original_context_len=256
+    ),
     "one key head": dataclasses.replace(BASE, num_kv_heads=1),
 }
 

@@ -275,3 +275,27 @@ def test_the_list_names_every_group(trained: Path, capsys: pytest.CaptureFixture
         "gsm8k",
     ):
         assert name in said
+
+
+def test_long_texts_are_evaluated_in_parts_and_beyond_the_context(
+    trained: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(trained, "--tasks=long_context", "--limit=1", "--context_len=64")
+    first = read_results(run)
+    places = [f"positions/{name}" for name in ("0-2", "2-4", "4-8", "8-16", "16-32", "32-64")]
+    assert [one.task for one in first] == [*places, "needle", "needle/64"]
+    assert not any(one.higher_is_better for one in first[:6])
+    assert first[0].settings["context_len"] == 64
+    assert all(len(read_items(run, one)) == one.num_items for one in first)
+    assert (first[6].num_items, first[6].metric, first[6].settings["chance"]) == (5, "accuracy", 1 / 8)
+    assert sum(first[6].counts.values()) == first[6].value * 5
+    # A part stands for the whole, and nothing is done twice.
+    call(trained, "--tasks=positions/4-8,needle/64", "--limit=1", "--context_len=64")
+    assert read_results(run) == first
+    capsys.readouterr()
+    call(trained, "--tasks=needle", "--limit=1", "--context_len=256")  # twice what it was trained with
+    assert [one.task for one in read_results(run)[8:]] == ["needle", "needle/64", "needle/128", "needle/256"]
+    with pytest.raises(UserError, match=r"the longest of 20 .* positions needs more than 4096"):
+        call(trained, "--tasks=positions", "--context_len=4096")
+    with pytest.raises(UserError, match=r"--context_len=0; expected 1 or more"):
+        call(trained, "--tasks=positions", "--context_len=0")

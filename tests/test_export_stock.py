@@ -18,6 +18,7 @@ from samosa_jax.convert.expected import ask, logits
 from samosa_jax.convert.exported import ExportedModel
 from samosa_jax.convert.exporting import verify_folder, write_folder
 from samosa_jax.convert.hf_format import write_hf
+from samosa_jax.convert.hf_source import open_hf
 from samosa_jax.convert.layout import Layout
 from samosa_jax.convert.names import stock_layout
 from samosa_jax.convert.verification import MismatchError
@@ -31,6 +32,14 @@ STOCK: dict[str, dict[str, Any]] = {
         "num_layers": 3,
         "window_pattern": "SSL",
         "window": 9,
+    },
+    "llama_yarn": {**exported_models.KINDS["llama"], **exported_models.YARN},
+    "llama_llama3": {**exported_models.KINDS["llama"], **exported_models.YARN, "rope_scaling_type": "llama3"},
+    "qwen3_yarn": {**exported_models.KINDS["qwen3"], **exported_models.YARN},
+    "nanochat_linear": {
+        **exported_models.KINDS["nanochat"],
+        **exported_models.YARN,
+        "rope_scaling_type": "linear",
     },
     "nanochat_tied": {"embedding_norm": True, "tie_embeddings": True},
 }
@@ -80,6 +89,9 @@ def test_stock_transformers_computes_the_same(name: str, dtype: Any, tokenizer: 
     assert type(loaded) is CLASSES[name.split("_")[0]]
     assert loaded.dtype == getattr(torch, dtype)
     assert loaded.num_parameters() >= model.num_params - 64 * 48 * 2  # tables without rows of no token
+    back, config = open_hf(folder).config, model.network.config
+    for field in ("rope_base", "rope_scaling_type", "rope_scaling_factor", "original_context_len"):
+        assert getattr(back, field) == getattr(config, field), field
 
 
 @pytest.mark.parametrize(
@@ -87,6 +99,9 @@ def test_stock_transformers_computes_the_same(name: str, dtype: Any, tokenizer: 
     [
         ("llama", {"rope_base": 500.0}),
         ("llama", {"norm_eps": 1e-2}),
+        ("llama_yarn", {"rope_scaling_factor": 5.0}),
+        ("llama_yarn", {"original_context_len": 32}),
+        ("llama_yarn", {"rope_scaling_type": "llama3"}),
         ("qwen3_with_windows", {"window": 12}),
         ("qwen3_with_windows", {"window_pattern": "SLL"}),
         ("qwen3_without_scales", {"qk_gain": 1.25}),

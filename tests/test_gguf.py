@@ -27,6 +27,12 @@ KINDS = {
     "llama": exported_models.KINDS["llama"],
     "qwen3": exported_models.KINDS["qwen3"],
     "qwen3_without_scales": {"mlp": "swiglu", "qk_gain": 1.2},
+    "llama_yarn": {**exported_models.KINDS["llama"], **exported_models.YARN},
+    "qwen3_linear": {
+        **exported_models.KINDS["qwen3"],
+        **exported_models.YARN,
+        "rope_scaling_type": "linear",
+    },
 }
 
 
@@ -36,7 +42,14 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("qwen3", "bfloat16")]
+    ("kind", "dtype"),
+    [
+        ("llama", "float32"),
+        ("llama", "bfloat16"),
+        ("qwen3", "bfloat16"),
+        ("llama_yarn", "float32"),
+        ("qwen3_linear", "float32"),
+    ],
 )
 def test_what_is_read_back_is_the_model(kind: str, dtype: Any, tokenizer: Tokenizer, tmp_path: Path):
     """By transformers and sentencepiece, from the metadata of the file alone."""
@@ -105,6 +118,14 @@ def test_the_template_renders_without_the_marks_of_transformers(tokenizer: Token
         assert texts[0] == texts[1]
 
 
+def test_metadata_says_how_angles_are_scaled(tokenizer: Tokenizer, tmp_path: Path):
+    write_gguf(exported_models.model_of(KINDS["llama_yarn"], tokenizer), tmp_path, shard_bytes=0)
+    fields = gguf.GGUFReader(tmp_path / GGUF_FILE).fields
+    found = {name: fields[f"llama.rope.scaling.{name}"].contents() for name in ("type", "factor")}
+    assert found == {"type": "yarn", "factor": 4.0}
+    assert fields["llama.rope.scaling.original_context_length"].contents() == 16
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -116,6 +137,10 @@ def test_the_template_renders_without_the_marks_of_transformers(tokenizer: Token
         (
             {**KINDS["qwen3"], "window_pattern": "SL", "window": 9},
             r"window_pattern is SL, and llama\.cpp's Qwen3",
+        ),
+        (
+            {**KINDS["llama_yarn"], "rope_scaling_type": "llama3"},
+            r"rope_scaling_type is llama3, .*--format=hf",
         ),
     ],
 )

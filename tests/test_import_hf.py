@@ -21,7 +21,7 @@ import torch
 import training_runs
 from test_chat_training import flags as stage_flags
 
-from samosa_jax import chat, import_weights
+from samosa_jax import chat, import_weights, prepare, train
 from samosa_jax.convert.hf_source import open_hf
 from samosa_jax.convert.import_check import compare_logits, draw_tokens
 from samosa_jax.data.tokenizer import SPECIAL_TOKENS
@@ -29,6 +29,7 @@ from samosa_jax.errors import UserError
 from samosa_jax.model.gpt import Network
 from samosa_jax.trained import Trained, open_trained
 
+SCALED = {"rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama_tied_float16_sharded": (
@@ -47,6 +48,22 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "sliding_window": 24,
             "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
         },
+    ),
+    "llama_yarn": ("Llama", {"rope_parameters": {**SCALED, "rope_type": "yarn"}}),
+    "qwen3_llama3": (
+        "Qwen3",
+        {
+            "rope_parameters": {
+                **SCALED,
+                "rope_type": "llama3",
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            }
+        },
+    ),
+    "llama_linear": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}},
     ),
     "nanochat": ("NanoChat", {}),
     "nanochat_without_a_cap": ("NanoChat", {"final_logit_softcapping": None}),
@@ -146,6 +163,42 @@ def test_training_goes_on_from_an_import_and_it_can_be_talked_to(llama: Path, tm
     assert capsys.readouterr().out
 
 
+def test_pretraining_goes_on_from_an_import_at_a_longer_context(llama: Path, tmp_path: Path, capsys):
+    runs = tmp_path / "runs"
+    run(llama, runs / "llama")
+    (tmp_path / "text.txt").write_text("\n\n".join(training_runs.make_text(seed) for seed in range(400)))
+    prepare.main(
+        [
+            *("--input", str(tmp_path / "text.txt"), "--split-on", "blank-lines", "--val-documents=10"),
+            *(f"--tokenizer={runs / 'llama' / 'tokenizer'}", f"--out={tmp_path / 'data'}"),
+        ]
+    )
+    before = open_trained(runs / "llama").config
+    length = 2 * before.model.context_len
+    train.main(
+        [
+            *(f"--init_from={runs / 'llama'}", f"--out_dir={runs}", "--name=longer"),
+            *(f"--data={tmp_path / 'data'}", f"--model.context_len={length}"),
+            *("--model.rope_scaling_type=yarn", "--optimizer.lr_scale=0.2", "--schedule.warmup_steps=0"),
+            *("--train.num_steps=1", f"--train.batch_tokens={8 * length}", "--train.device_batch_size=1"),
+            *("--eval.max_tokens=64", "--sample.prompts=[]", "--checkpoint.every_steps=0"),
+        ]
+    )
+    assert "optimizer state fresh; model.context_len 256 -> 512" in " ".join(capsys.readouterr().out.split())
+    after = open_trained(runs / "longer")
+    assert after.step == 1
+    assert after.config.model == dataclasses.replace(
+        before.model,
+        context_len=length,
+        rope_scaling_type="yarn",
+        rope_scaling_factor=2.0,
+        original_context_len=256,
+    )
+    # AdamW at a share of 1e-4, as imports name it.
+    (line,) = [one for one in training_runs.records(runs / "longer" / "metrics.jsonl") if "train/lr" in one]
+    assert line["train/lr"] == pytest.approx(2e-5)
+
+
 def test_an_imported_run_cannot_be_trained_in_place(llama: Path, tmp_path: Path):
     run(llama, tmp_path / "runs" / "llama")
     config = tmp_path / "runs" / "llama" / "config.yaml"
@@ -169,11 +222,33 @@ def edit_config(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "rope_scaling": (
         edit_config(lambda c: c.update(rope_scaling={"rope_type": "yarn", "factor": 4.0})),
-        r"config.json: rope_scaling is of type 'yarn'; only 'default'",
+        r"config.json: rope_scaling and rope_parameters describe other angles; keep one",
     ),
     "rope_parameters": (
-        edit_config(lambda c: c["rope_parameters"].update(rope_type="llama3")),
-        r"rope_parameters is of type 'llama3'",
+        edit_config(lambda c: c["rope_parameters"].update(rope_type="longrope")),
+        r"rope_parameters is of type 'longrope'; only default, linear, yarn, llama3 can be imported",
+    ),
+    "no_factor": (
+        edit_config(lambda c: c["rope_parameters"].update(rope_type="yarn")),
+        r"config.json has no rope_parameters.factor",
+    ),
+    "other_gain": (
+        edit_config(
+            lambda c: c["rope_parameters"].update(rope_type="yarn", factor=4.0, attention_factor=1.0)
+        ),
+        r"rope_parameters.attention_factor is 1.0; only 1.13863 can be imported",
+    ),
+    "other_ramp": (
+        edit_config(
+            lambda c: c["rope_parameters"].update(
+                rope_type="llama3", factor=4.0, low_freq_factor=2.0, high_freq_factor=4.0
+            )
+        ),
+        r"rope_parameters.low_freq_factor is 2.0; only 1 can be imported",
+    ),
+    "mscale": (
+        edit_config(lambda c: c["rope_parameters"].update(rope_type="yarn", factor=4.0, mscale=0.7)),
+        r"rope_parameters of type yarn has mscale, which is unknown here",
     ),
     "rope_is_no_object": (
         edit_config(lambda c: c.update(rope_scaling="linear")),

@@ -150,6 +150,7 @@ def test_padding_is_finite_and_touches_nothing():
 Change = tuple[Any, dict[str, Any], str]
 HIROPE = {"position": "hirope"}
 ZERO_OUT = {"init": "zero_out"}
+YARN = {"rope_scaling_type": "yarn", "rope_scaling_factor": 128.0, "original_context_len": 64}
 CHANGES: dict[str, Change] = {
     "depth": (2, {}, "nothing"),
     "architecture": ("hf", {"mlp": "swiglu"}, "nothing"),
@@ -173,6 +174,9 @@ CHANGES: dict[str, Change] = {
     "rope_base": (10.0, {}, "output"),
     "hirope_local_base": (10.0, HIROPE, "output"),
     "hirope_global_base": (10.0, HIROPE, "output"),
+    "rope_scaling_type": ("linear", YARN, "output"),
+    "rope_scaling_factor": (32.0, YARN, "output"),
+    "original_context_len": (512, YARN, "output"),
     "window": (3, {"window_pattern": "SL"}, "output"),
     "window_pattern": ("SL", {"context_len": 8}, "output"),
     "soft_cap": (5.0, {}, "output"),

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -171,6 +172,13 @@ def test_inspect_shows_a_step(
     assert "step 3: 8 rows" in output
     assert "and 6 more rows" in output
     assert "positions used 100.00%, padded 0.00%; tokens cropped away 0.00%" in output
+    use = re.search(
+        r"tokens see (\d+) of their document .*, (\d+) if no row's end cut one \(([\d.]+)%", output
+    )
+    assert use is not None
+    seen, uncut = int(use[1]), int(use[2])
+    assert 0 < seen < uncut < 64
+    assert float(use[3]) == pytest.approx(100 * seen / uncut, abs=3)
     with pytest.raises(UserError, match="--step is -1"):
         command.main(["inspect", "--step=-1", *arguments])
 

@@ -37,6 +37,7 @@ EVERYTHING = dataclasses.replace(
 )
 WINDOW = {"window": 5, "window_pattern": "SSL"}
 HIROPE = {"position": "hirope", "hirope_local_base": 3.0, "hirope_global_base": 50.0}
+YARN = {"rope_scaling_type": "yarn", "rope_scaling_factor": 128.0, "original_context_len": 64}
 # Option -> its value, and what else is set for both sides of the comparison.
 OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "vocab_size": (130, {}),
@@ -54,6 +55,9 @@ OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "rope_base": (5.0, {}),
     "hirope_local_base": (7.0, HIROPE),
     "hirope_global_base": (7.0, HIROPE),
+    "rope_scaling_type": ("llama3", YARN),
+    "rope_scaling_factor": (16.0, {**YARN, **HIROPE}),
+    "original_context_len": (8, {**YARN, "rope_scaling_type": "llama3"}),
     "window": (3, WINDOW),
     "window_pattern": ("SL", WINDOW),
     "soft_cap": (2.0, {}),

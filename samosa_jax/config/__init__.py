@@ -68,6 +68,7 @@ class Config:
     seed: int = 0
     stage: Literal["pretrain", "midtrain", "sft", "cot_sft", "dpo", "grpo"] = "pretrain"
     init_from: str = ""  # a run or a checkpoint whose parameters this run begins with; empty: random ones
+    init_optimizer: Literal["fresh", "kept"] = "fresh"  # kept: with the moments of that run; steps count anew
     init_from_refused: bool = False  # even if that run's gate has refused it, or has not judged it
     tokenizer: str = ""  # a folder written by `train_tokenizer`; empty: the one the data was prepared with
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -113,6 +114,17 @@ class Config:
                 not needs or bool(self.init_from),
                 f"{key} starts from a trained model; name its run or checkpoint, as in --init_from=runs/base",
             )
+        keeps = self.init_optimizer == "kept"
+        require(
+            not keeps or bool(self.init_from),
+            "init_optimizer is kept, but init_from names no run whose moments that would be; name it, as in "
+            "--init_from=runs/base, or set init_optimizer=fresh",
+        )
+        require(
+            not keeps or self.lora.rank == 0,
+            f"init_optimizer is kept, but lora.rank is {self.lora.rank}: adapters are new and have no "
+            "moments; set init_optimizer=fresh",
+        )
         require(
             self.schedule.warmup_steps < self.train.num_steps,
             f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has "

@@ -37,6 +37,11 @@ class ModelConfig:
     rope_base: float = 100_000.0
     hirope_local_base: float = 10_000.0  # rotates the first half of H by turn_position
     hirope_global_base: float = 500_000.0  # rotates the second half of H by position
+    rope_scaling_type: Literal["none", "linear", "yarn", "llama3"] = (
+        "none"  # see model.rope; hirope: global half
+    )
+    rope_scaling_factor: float = 1.0  # how many times original_context_len the slower angles reach
+    original_context_len: int | None = None  # the context_len trained with before they were slower
     window: int | None = None  # keys a query sees in an "S" layer; None: context_len / 4, to 128s
     window_pattern: str = "L"  # tiled over layers: S = sliding window, L = full; last is always L
     soft_cap: float | None = None  # logits = cap * tanh(logits / cap)
@@ -119,11 +124,46 @@ class ModelConfig:
             "model.unroll_layers=false needs layers that are all alike; "
             "set window_pattern=L and value_embeddings=false, or unroll_layers=true",
         )
+        self._check_rope_scaling()
         twin = find_twin(self)
         require(
             self.architecture != "hf" or not isinstance(twin, NoTwin),
             f"{twin} (model.architecture is hf, for which other programs need no code of ours; samosa takes "
             "every option)",
+        )
+
+    def _check_rope_scaling(self) -> None:
+        kind = self.rope_scaling_type
+        if kind == "none":
+            for name, unused in (("rope_scaling_factor", 1.0), ("original_context_len", None)):
+                value = getattr(self, name)
+                require(
+                    value == unused,
+                    f"model.{name} is {value} but model.rope_scaling_type is none, which takes none; choose "
+                    "linear, yarn or llama3, or leave it out",
+                )
+            return
+        require(
+            1 < self.rope_scaling_factor < math.inf,
+            f"model.rope_scaling_factor is {self.rope_scaling_factor}; rope_scaling_type={kind} needs a "
+            "finite number above 1, as 8 for eight times the context",
+        )
+        original = self.original_context_len or 0
+        require(
+            original >= 1,
+            f"model.original_context_len is {self.original_context_len}; rope_scaling_type={kind} needs the "
+            "context_len that the model was trained with before, as 2048",
+        )
+        reach = self.rope_scaling_factor * original
+        require(
+            self.context_len <= math.ceil(reach),
+            f"model.context_len is {self.context_len}, but rope_scaling_factor {self.rope_scaling_factor:g} "
+            f"x original_context_len {original} reach {reach:g}; raise model.rope_scaling_factor",
+        )
+        base = "hirope_global_base" if self.position == "hirope" else "rope_base"
+        require(
+            getattr(self, base) > 1,
+            f"model.{base} is {getattr(self, base)}; rope_scaling_type={kind} needs one above 1",
         )
 
     @property

@@ -58,6 +58,11 @@ def check_gguf(model: ExportedModel) -> None:
             f"--format=gguf: model.window_pattern is {config.window_pattern}, and llama.cpp's Qwen3 has no "
             "windows; train with window_pattern=L, or export with --format=hf"
         )
+    if config.rope_scaling_type == "llama3":
+        raise UserError(
+            "--format=gguf: model.rope_scaling_type is llama3, which llama.cpp keeps in a tensor that is not "
+            "written here; export with --format=hf, and convert that by llama.cpp's convert_hf_to_gguf.py"
+        )
     if not isinstance(model.tokenizer, SentencePieceTokenizer):
         raise UserError(
             "--format=gguf needs a tokenizer of `samosa train_tokenizer`; this model's was imported: export "
@@ -89,7 +94,7 @@ def write_gguf(model: ExportedModel, folder: Path, *, shard_bytes: int) -> None:
     del shard_bytes
     check_gguf(model)
     writer = gguf.GGUFWriter(folder / GGUF_FILE, str(model.twin), use_temp_file=False)
-    _add_shape(writer, model)
+    _add_shape(writer, model, gguf.RopeScalingType)
     _add_tokenizer(writer, model, gguf.TokenType)
     is_bfloat16 = model.dtype == "bfloat16"
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16 if is_bfloat16 else gguf.LlamaFileType.ALL_F32)
@@ -126,7 +131,7 @@ def gguf_template(model: ExportedModel) -> str:
     return _GENERATION_MARK.sub("{#- -#}", chat_template(model.tokenizer))
 
 
-def _add_shape(writer: Any, model: ExportedModel) -> None:
+def _add_shape(writer: Any, model: ExportedModel, scaling_types: Any) -> None:
     config = model.network.config
     writer.add_name(model.name)
     writer.add_context_length(config.context_len)
@@ -139,6 +144,10 @@ def _add_shape(writer: Any, model: ExportedModel) -> None:
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_base)
+    if config.rope_scaling_type != "none":
+        writer.add_rope_scaling_type(scaling_types(config.rope_scaling_type))
+        writer.add_rope_scaling_factor(config.rope_scaling_factor)
+        writer.add_rope_scaling_orig_ctx_len(config.original_context_len)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_vocab_size(config.vocab_size)
 

@@ -87,12 +87,16 @@ def stock_config(config: ModelConfig, twin: Twin, *, ids: dict[str, int], dtype:
         "hidden_act": "relu2" if config.mlp == "relu2" else "silu",
         "max_position_embeddings": config.context_len,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "rope_parameters": {"rope_theta": config.rope_base, **rope_scaling(config)},
         "tie_word_embeddings": config.tie_embeddings,
         "attention_bias": False,
         "dtype": dtype,
         **ids,
     }
+    # Where programs look that were written before transformers 5.
+    older: dict[str, Any] = {"rope_theta": config.rope_base}
+    if config.rope_scaling_type != "none":
+        older["rope_scaling"] = rope_scaling(config)
     if twin == "nanochat":
         made = transformers.NanoChatConfig(
             **values, architectures=["NanoChatForCausalLM"], final_logit_softcapping=config.soft_cap
@@ -108,7 +112,20 @@ def stock_config(config: ModelConfig, twin: Twin, *, ids: dict[str, int], dtype:
             sliding_window=config.short_window if any(windows) else None,
             layer_types=["sliding_attention" if window else "full_attention" for window in windows],
         )
-    return json.loads(made.to_json_string()) | {"rope_theta": config.rope_base}
+    return json.loads(made.to_json_string()) | older
+
+
+def rope_scaling(config: ModelConfig) -> dict[str, Any]:
+    """How transformers describes slower angles; of YaRN its defaults are those of `model.rope`."""
+    if config.rope_scaling_type == "none":
+        return {"rope_type": "default"}
+    described = {"rope_type": config.rope_scaling_type, "factor": config.rope_scaling_factor}
+    if config.rope_scaling_type == "linear":
+        return described
+    described["original_max_position_embeddings"] = config.original_context_len
+    if config.rope_scaling_type == "llama3":
+        described |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return described
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

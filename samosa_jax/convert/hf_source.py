@@ -5,6 +5,7 @@ anything else that is set is refused by name: a network that is almost the right
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -41,6 +42,25 @@ _WITHOUT_EFFECT = (
     *("tokenizer_class", "prefix", "finetuning_task", "unsloth_version", "unsloth_fixed", "model_name"),
     *("is_llama_config", "rope_interleaved", "early_stopping", "exponential_decay_length_penalty"),
 )
+# What transformers reads of the angles, by type, and the only value that ours computes; None: any.
+_ROPE_FIELDS: Mapping[str, Mapping[str, float | None]] = {
+    "default": {},
+    "linear": {"factor": None},
+    "yarn": {
+        "factor": None,
+        "original_max_position_embeddings": None,
+        "attention_factor": 0.0,  # which follows from the factor
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "truncate": True,
+    },
+    "llama3": {
+        "factor": None,
+        "original_max_position_embeddings": None,
+        "low_freq_factor": 1,
+        "high_freq_factor": 4,
+    },
+}
 _NO_PARAMETER = "ours has no such parameter"
 
 
@@ -134,9 +154,14 @@ def _shape(reader: ConfigReader, context_len: int | None, *, head_dim: int | Non
     reader.require("partial_rotary_factor", 1.0, why="ours turns all channels of a head")
     width, heads = reader.whole("hidden_size"), reader.whole("num_attention_heads")
     longest = reader.whole("max_position_embeddings", 2048)
+    rope = _rope(reader, longest=longest)
+    # Of scaled angles it may be the length before (Qwen) or after.
+    reach = int(rope.get("rope_scaling_factor", 1) * rope.get("original_context_len", longest))
     return {
         "vocab_size": reader.whole("vocab_size"),
-        "context_len": longest if context_len is None else _shorter(reader, context_len, whole=longest),
+        "context_len": longest
+        if context_len is None
+        else _shorter(reader, context_len, whole=max(longest, reach)),
         "num_layers": reader.whole("num_hidden_layers"),
         "model_dim": width,
         "num_heads": heads,
@@ -144,7 +169,7 @@ def _shape(reader: ConfigReader, context_len: int | None, *, head_dim: int | Non
         "head_dim": reader.whole("head_dim", head_dim or width // heads),
         "mlp_dim": reader.whole("intermediate_size"),
         "norm_eps": float(reader.number("rms_norm_eps", 1e-6)),
-        "rope_base": _rope_base(reader),
+        **rope,
     }
 
 
@@ -154,26 +179,59 @@ def _shorter(reader: ConfigReader, context_len: int, *, whole: int) -> int:
     return context_len
 
 
-def _rope_base(reader: ConfigReader) -> float:
-    """Files before transformers 5 hold rope_theta and rope_scaling, later ones rope_parameters."""
-    scaling = reader.group("rope_scaling", {})
-    parameters = reader.group("rope_parameters", {})
+def _rope(reader: ConfigReader, *, longest: int) -> dict[str, Any]:
+    """Base and scaling of the angles; `longest` is max_position_embeddings.
+
+    Files before transformers 5 hold rope_theta and rope_scaling, later ones rope_parameters.
+    """
+    groups = {name: reader.group(name, {}) for name in ("rope_scaling", "rope_parameters")}
+    parameters = groups["rope_parameters"]
     theta = reader.number("rope_theta", parameters.get("rope_theta", 10_000.0))
-    for name, group in (("rope_scaling", scaling), ("rope_parameters", parameters)):
-        kind = group.get("rope_type", group.get("type", "default"))
-        if kind != "default":
-            raise UserError(
-                f"{reader.path}: {name} is of type {kind!r}; only 'default' can be imported: ours turns by "
-                "unscaled angles"
-            )
-        unknown = sorted(set(group) - {"rope_type", "type", "rope_theta"})
-        if unknown:
-            raise UserError(f"{reader.path}: {name} has {unknown[0]}, which is unknown here")
     if parameters.get("rope_theta", theta) != theta:
         raise UserError(
             f"{reader.path}: rope_theta is {theta}, in rope_parameters {parameters['rope_theta']}; keep one"
         )
-    return float(theta)
+    scalings = [
+        _rope_scaling(name, group, reader.path, longest=longest) for name, group in groups.items() if group
+    ]
+    if len(scalings) == 2 and scalings[0] != scalings[1]:
+        raise UserError(f"{reader.path}: rope_scaling and rope_parameters describe other angles; keep one")
+    return {"rope_base": float(theta), **(scalings[0] if scalings else {})}
+
+
+def _rope_scaling(name: str, group: Mapping[str, Any], path: Path, *, longest: int) -> dict[str, Any]:
+    """The three fields of ModelConfig, from those of transformers; {} for angles that are not scaled."""
+    kind = group.get("rope_type", group.get("type", "default"))
+    if kind not in _ROPE_FIELDS:
+        raise UserError(
+            f"{path}: {name} is of type {kind!r}; only {', '.join(_ROPE_FIELDS)} can be imported: angles of "
+            "other kinds are not computed here"
+        )
+    values = {key: value for key, value in group.items() if value is not None}
+    known = {"rope_type", "type", "rope_theta", "finetuned", "partial_rotary_factor", *_ROPE_FIELDS[kind]}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"{path}: {name} of type {kind} has {unknown[0]}, which is unknown here")
+    if kind == "default":
+        return {}
+    within = ConfigReader(path, {f"{name}.{key}": value for key, value in values.items()})
+    factor = float(within.number(f"{name}.factor"))
+    needed = {"partial_rotary_factor": 1.0, **_ROPE_FIELDS[kind]}
+    for key, value in needed.items():
+        only = 0.1 * math.log(factor) + 1 if key == "attention_factor" else value
+        found = within.take(f"{name}.{key}", only)
+        if only is not None and abs(found - only) > 1e-6:
+            raise UserError(
+                f"{path}: {name}.{key} is {found}; only {only:g} can be imported: ours knows no other"
+            )
+    if factor == 1:
+        return {}
+    original = longest if kind != "linear" else math.ceil(longest / factor)
+    return {
+        "rope_scaling_type": kind,
+        "rope_scaling_factor": factor,
+        "original_context_len": within.whole(f"{name}.original_max_position_embeddings", original),
+    }
 
 
 def _windows(reader: ConfigReader, *, num_layers: int, context_len: int) -> dict[str, Any]:

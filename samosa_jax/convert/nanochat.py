@@ -311,6 +311,7 @@ def check_nanochat(config: ModelConfig) -> None:
         "qk_gain": _SMEARED.qk_gain,
         "position": "rope",
         "rope_base": _SMEARED.rope_base,
+        "rope_scaling_type": "none",
         "soft_cap": 15.0,
         "value_embeddings": True,
         "residual_scalars": True,

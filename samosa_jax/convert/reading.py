@@ -122,6 +122,7 @@ def read_gguf(folder: Path, questions: Questions) -> Answers:
     config = transformers.AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
     # Which llama.cpp reads for every architecture, but transformers for Llama alone.
     config.head_dim = fields[f"{config.model_type}.attention.key_length"]
+    config.rope_parameters |= _rope_scaling_of(fields, config.model_type)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, config=config, gguf_file=path.name, dtype=torch.float32, local_files_only=True
     )
@@ -145,6 +146,17 @@ def read_gguf(folder: Path, questions: Questions) -> Answers:
         ids=[None if set(text) & {"\0", "\u2581"} else processor.encode(text) for text in questions.texts],
         chats=chats,
     )
+
+
+def _rope_scaling_of(fields: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Which llama.cpp reads for every architecture, but transformers for gpt-oss alone."""
+    start = f"{architecture}.rope.scaling"
+    if f"{start}.type" not in fields:
+        return {}
+    scaling = {"rope_type": fields[f"{start}.type"], "factor": float(fields[f"{start}.factor"])}
+    if scaling["rope_type"] == "yarn":
+        scaling["original_max_position_embeddings"] = fields[f"{start}.original_context_length"]
+    return scaling
 
 
 def _read_gguf_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -8,10 +8,12 @@ from samosa_jax.errors import UserError
 from samosa_jax.evals.aggregates import CHATCORE_BASELINES
 from samosa_jax.evals.generation_tasks import GENERATION_TASKS
 from samosa_jax.evals.likelihood_tasks import TABLES, LikelihoodTask, read_table
+from samosa_jax.evals.needle import NEEDLE
+from samosa_jax.evals.positions import POSITIONS
 from samosa_jax.evals.probe_suite import HELD_OUT, PROBES
 from samosa_jax.keys import near_miss
 
-CORE, CHATCORE, BITS_PER_BYTE, ALL = "core", "chatcore", "bpb", "all"
+CORE, CHATCORE, BITS_PER_BYTE, LONG_CONTEXT, ALL = "core", "chatcore", "bpb", "long_context", "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Catalog:
     @property
     def names(self) -> tuple[str, ...]:
         """Everything that can be asked for."""
-        return (*self.groups, *self.likelihood, *GENERATION_TASKS, PROBES, BITS_PER_BYTE)
+        return (*self.groups, *self.likelihood, *GENERATION_TASKS, PROBES, BITS_PER_BYTE, NEEDLE, POSITIONS)
 
     @property
     def core_baselines(self) -> dict[str, float]:
@@ -60,12 +62,14 @@ def open_catalog(tables: Sequence[Path] = ()) -> Catalog:
     for path in (*own, *tables):
         table = read_table(path)
         for name in table:
-            if name in (*likelihood, *GENERATION_TASKS, PROBES, BITS_PER_BYTE, CORE, CHATCORE, ALL):
+            own_names = (PROBES, BITS_PER_BYTE, NEEDLE, POSITIONS, LONG_CONTEXT, CORE, CHATCORE, ALL)
+            if name in (*likelihood, *GENERATION_TASKS, *own_names):
                 raise UserError(f"{path}: the name {name} is taken by another task; choose another one")
         groups[path.stem] = tuple(table)
         likelihood |= table
     groups["generation"] = tuple(GENERATION_TASKS)
     groups[CHATCORE] = tuple(CHATCORE_BASELINES)
+    groups[LONG_CONTEXT] = (POSITIONS, NEEDLE)
     everything = (BITS_PER_BYTE, *likelihood, *GENERATION_TASKS, PROBES)
     return Catalog(likelihood=likelihood, groups={**groups, ALL: everything})
 
@@ -73,8 +77,8 @@ def open_catalog(tables: Sequence[Path] = ()) -> Catalog:
 def select(catalog: Catalog, asked: Sequence[str]) -> Selection:
     """The tasks that these names stand for; one text may hold several, with commas between.
 
-    Results of the probes, such as probes/reasoning, stand for the probes. Raises UserError for a name that
-    there is not, with those near it.
+    Results in parts, such as probes/reasoning or needle/2048, stand for the whole. Raises UserError for a
+    name that there is not, with those near it.
     """
     names = [name.strip() for text in asked for name in text.split(",") if name.strip()]
     tasks: dict[str, None] = {}
@@ -83,7 +87,8 @@ def select(catalog: Catalog, asked: Sequence[str]) -> Selection:
         if name in catalog.groups:
             tasks |= dict.fromkeys(catalog.groups[name])
             continue
-        task = PROBES if name.split("/")[0] in (PROBES, HELD_OUT) else name
+        whole = name.split("/")[0]
+        task = {PROBES: PROBES, HELD_OUT: PROBES, NEEDLE: NEEDLE, POSITIONS: POSITIONS}.get(whole, name)
         if task not in catalog.names:
             hint = near_miss(name, catalog.names) or f"; there are {', '.join(catalog.names)}"
             raise UserError(f"{name!r} is no task{hint}")

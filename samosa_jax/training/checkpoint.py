@@ -176,6 +176,11 @@ def check_params(folder: Path, like: Params) -> None:
     _check_arrays(folder, {"params": like})
 
 
+def check_state(folder: Path, like: TrainState) -> None:
+    """Raises UserError if `restore_state` would: the arrays stored have another structure."""
+    _check_arrays(folder, _items(like))
+
+
 def _check_arrays(folder: Path, like: Mapping[str, Any]) -> None:
     stored = json.loads((folder / "arrays" / "metadata").read_text(encoding="utf-8"))
     expected = _describe_arrays(like)

@@ -1,10 +1,10 @@
 """What may change between a checkpoint and the command that goes on from it, and what may not.
 
-**May not** (another model, or another order of data): `seed`, `stage`, `model.*` except how it is computed,
-`lora.*`, `data.document_masking`, `chat.too_long`, `train.batch_tokens`, `optimizer.GROUP.kind`, what
-rollouts are made of and cut into (`rl.tasks`, `rl.curriculum`, `rl.prompts`, `rl.samples`, `rl.minibatches`,
-`rl.epochs`), the tokenizer, the model that the run began with, and the text and weights of `data.sources`
-(paths may).
+**May not** (another model, or another order of data): `seed`, `stage`, `init_optimizer`, `model.*` except how
+it is computed, `lora.*`, `data.document_masking`, `chat.too_long`, `train.batch_tokens`,
+`optimizer.GROUP.kind`, what rollouts are made of and cut into (`rl.tasks`, `rl.curriculum`, `rl.prompts`,
+`rl.samples`, `rl.minibatches`, `rl.epochs`), the tokenizer, the model that the run began with, and the text
+and weights of `data.sources` (paths may).
 
 **May**: everything else. What changes the numbers from here on, such as `train.num_steps`, learning rates,
 the mesh or `train.compute_dtype`, is said aloud; how a run is shown, saved and evaluated is not.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samosa_jax.config import Config
+from samosa_jax.config import Config, OptimizerConfig, to_dict
 from samosa_jax.errors import UserError
 from samosa_jax.keys import keys_of
 from samosa_jax.parallel.process_group import ProcessGroup
@@ -32,7 +32,16 @@ from samosa_jax.training.checkpoint import (
 from samosa_jax.training.run_folder import RunFolder
 
 FIXED = (
-    *("seed", "stage", "model.", "data.document_masking", "train.batch_tokens", "chat.too_long", "lora."),
+    *(
+        "seed",
+        "stage",
+        "init_optimizer",
+        "model.",
+        "data.document_masking",
+        "train.batch_tokens",
+        "chat.too_long",
+        "lora.",
+    ),
     *("rl.tasks", "rl.prompts", "rl.samples", "rl.minibatches", "rl.epochs", "rl.curriculum."),
 )
 FREE = (
@@ -124,17 +133,51 @@ def open_origin(path: str, *, tokenizer: str) -> Origin:
 
 
 def inherited_values(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a run takes over from the one that init_from names: the model, its optimizer and its loss."""
+    """What a run takes over from the one that init_from names: the model, its optimizer and its loss.
+
+    Where angles are scaled for the first time, it follows from both contexts by how much.
+    """
     path = given.get("init_from")
     if not path:
         return {}
     keys = keys_of(Config).keys() - {"model.depth", "optimizer.lr_scale"}
     values = flatten(read_record(find_origin(path)).config)
-    return {
+    inherited = {
         key: value
         for key, value in values.items()
         if key in keys and key.startswith(("model.", "optimizer.", "loss."))
     }
+    before = inherited.get("model.rope_scaling_type", "none")
+    now = given.get("model.rope_scaling_type", before)
+    if now == "none":
+        inherited |= {"model.rope_scaling_factor": 1.0, "model.original_context_len": None}
+    elif before == "none":
+        original = inherited["model.context_len"]
+        inherited["model.original_context_len"] = original
+        inherited["model.rope_scaling_factor"] = given.get("model.context_len", original) / original
+    return inherited
+
+
+def check_moments(origin: Path, *, optimizer: OptimizerConfig) -> None:
+    """Raises UserError unless a checkpoint holds the moments that this optimizer goes on with."""
+    mend = "set init_optimizer=fresh, which begins with none"
+    record = read_record(origin)
+    if record.imported_from:
+        raise UserError(f"init_optimizer is kept, but {origin} is an imported model, which has none; {mend}")
+    before = flatten(record.config)
+    for name, group in optimizer.groups.items():
+        key = f"optimizer.{name}.kind"
+        if before.get(key) != group.kind:
+            raise UserError(
+                f"init_optimizer is kept, but {key} is {group.kind}, and {origin} has the moments of "
+                f"{before.get(key)}; {mend}"
+            )
+    clipped = optimizer.clip_norm is not None
+    if (before.get("optimizer.clip_norm") is not None) != clipped:
+        raise UserError(
+            f"init_optimizer is kept, but optimizer.clip_norm is {optimizer.clip_norm}, and {origin} was "
+            f"trained with {before.get('optimizer.clip_norm')}; {mend}"
+        )
 
 
 def find_start(run_folder: RunFolder, *, resume: str) -> Start:
@@ -193,10 +236,12 @@ def check_resumable(
             f"{where} was trained with tokenizer {record.tokenizer[:12]}, the one in use is "
             f"{tokenizer[:12]}; use the tokenizer it was trained with, or give the new run another name"
         )
+    # A version before may have known fewer keys, and did then what their defaults say.
+    defaults = flatten(to_dict(Config()))
     before, now = flatten(record.config), flatten(config)
     notices = []
     for key in sorted(before.keys() | now.keys(), key=lambda key: (not key.startswith("model."), key)):
-        old, new = before.get(key), now.get(key)
+        old, new = before.get(key, defaults.get(key)), now.get(key)
         if old == new or key.startswith(FREE):
             continue
         if key.startswith(FIXED) or (key.startswith("optimizer.") and key.endswith(".kind")):

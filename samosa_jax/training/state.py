@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and where each array of it lives."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +52,15 @@ def state_from(
     shardings = state_shardings(info, optimizer, mesh=mesh)
     begin = jax.jit(lambda params: _new_state(params, optimizer), out_shardings=shardings, donate_argnums=0)
     return begin(params)
+
+
+def begin_again(state: TrainState) -> TrainState:
+    """The same parameters and moments before the first step of another run."""
+
+    def zero(count: jax.Array) -> jax.Array:
+        return jax.device_put(jnp.zeros(count.shape, count.dtype), count.sharding)
+
+    return dataclasses.replace(state, step=zero(state.step), bad_steps=zero(state.bad_steps))
 
 
 def abstract_params(info: Any, *, mesh: Mesh) -> Params:

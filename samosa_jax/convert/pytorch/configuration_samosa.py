@@ -41,6 +41,9 @@ class SamosaConfig(PretrainedConfig):
     rope_base: float = 100_000.0
     hirope_local_base: float = 10_000.0
     hirope_global_base: float = 500_000.0
+    rope_scaling_type: str = "none"
+    rope_scaling_factor: float = 1.0
+    original_context_len: int | None = None
     window: int | None = None
     window_pattern: str = "L"
     soft_cap: float | None = None

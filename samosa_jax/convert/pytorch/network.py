@@ -5,8 +5,9 @@ D model_dim; N heads of queries and K of keys and values, each H wide. Norms, ro
 soft-cap are computed in float32, everything else in the dtype of the embedding.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -54,15 +55,18 @@ class NetworkConfig:
     bos_token_id: int  # these three say where turns begin, which hirope counts from
     user_start_token_id: int
     assistant_start_token_id: int
+    # Slower angles, for more context than was trained with before: none, linear, yarn or llama3.
+    rope_scaling_type: str = "none"
+    rope_scaling_factor: float = 1.0
+    original_context_len: int | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
         """Reads the content of config.json, which may hold more. Raises ValueError if a field is missing."""
-        names = [field.name for field in fields(cls)]
-        missing = [name for name in names if name not in values]
+        missing = [spec.name for spec in fields(cls) if spec.default is MISSING and spec.name not in values]
         if missing:
             raise ValueError(f"the configuration has no {missing[0]}")
-        return cls(**{name: values[name] for name in names})
+        return cls(**{spec.name: values[spec.name] for spec in fields(cls) if spec.name in values})
 
     @property
     def padded_vocab_size(self) -> int:
@@ -387,9 +391,36 @@ def make_rotation(
         clocks = [(in_turn, config.hirope_local_base), (position, config.hirope_global_base)]
     num_pairs = config.head_dim // (2 * len(clocks))
     fraction = torch.arange(num_pairs, dtype=torch.float32, device=position.device) / num_pairs
-    angles = [count[:, -num_new:, None].float() * base**-fraction for count, base in clocks]
+    frequencies = [base**-fraction for _, base in clocks]
+    gain = 1.0
+    if config.rope_scaling_type != "none":
+        kept = kept_share(config, base=clocks[-1][1], num_pairs=num_pairs).to(position.device)
+        frequencies[-1] = frequencies[-1] * (kept + (1 - kept) / config.rope_scaling_factor)
+        gain = 0.1 * math.log(config.rope_scaling_factor) + 1 if config.rope_scaling_type == "yarn" else 1.0
+    angles = [
+        count[:, -num_new:, None].float() * frequency
+        for (count, _), frequency in zip(clocks, frequencies, strict=True)
+    ]
     stacked = torch.stack(angles, dim=-2)[:, None]
-    return Rotation(cos=stacked.cos(), sin=stacked.sin())
+    return Rotation(cos=gain * stacked.cos(), sin=gain * stacked.sin())
+
+
+def kept_share(config: NetworkConfig, *, base: float, num_pairs: int) -> Tensor:
+    """How much of its frequency every pair keeps, (num_pairs,), 0 to 1; the rest is divided by the factor.
+
+    Of linear nothing; of llama3 and YaRN (Peng et al. 2023, arXiv:2309.00071) all where a pair goes round 4
+    or 32 times within the old context, nothing where it does not once, and a share between.
+    """
+    if config.rope_scaling_type == "linear" or config.original_context_len is None:
+        return torch.zeros(num_pairs)
+    turns_of_first = config.original_context_len / (2 * math.pi)
+    pair = torch.arange(num_pairs, dtype=torch.float64)
+    if config.rope_scaling_type == "llama3":
+        turns = turns_of_first * base ** (-pair / num_pairs)
+        return ((turns - 1) / 3).clamp(0, 1).float()
+    first = max(math.floor(num_pairs * math.log(turns_of_first / 32) / math.log(base)), 0)
+    last = min(math.ceil(num_pairs * math.log(turns_of_first) / math.log(base)), 2 * num_pairs - 1)
+    return (1 - ((pair - first) / max(last - first, 0.001)).clamp(0, 1)).float()
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
