@@ -286,7 +286,10 @@ def test_a_step_may_be_named(tmp_path: Path):
     [
         ({"qk_gain": 1.0}, r"model.qk_gain is 1.0, nanochat's code has 1.2"),
         ({"mlp_dim": 128}, r"model.mlp_dim is 128, nanochat's code has 256"),
-        (exported_models.YARN, r"model.rope_scaling_type is yarn, nanochat's code has none"),
+        (
+            {**exported_models.YARN, "original_context_len": 2048},
+            r"model.rope_scaling_type is yarn, nanochat's code has none",
+        ),
         ({"soft_cap": None}, r"model.soft_cap is None"),
         ({"norm_eps": 1e-3}, r"model.norm_eps is 0.001"),
         ({"window": 384}, r"sees 384 keys, one of nanochat's sees 385"),
