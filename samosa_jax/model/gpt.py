@@ -97,7 +97,8 @@ class GPT(nnx.Module):
 
     def embed(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """The embeddings (B, T, D) of tokens."""
-        table = constrain(self.embedding[...], "V D")
+        # Its rows whole: XLA of jaxlib 0.11.2 aborts where it splits them inside a shard_map of other axes.
+        table = constrain(self.embedding[...], "rows D")
         x = constrain(look_up(table, tokens, axis=0).astype(dtype), "B T D")
         return x if self.embedding_norm is None else self.embedding_norm(x)
 

@@ -203,7 +203,8 @@ class ValueEmbeddings(nnx.Module):
 
     def look_up(self, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """(L, B, T, K, H) for all of its layers by one gather, whose gradient is one scatter."""
-        values = look_up(self.table[...], tokens, axis=1).astype(dtype)
+        table = constrain(self.table[...], "L rows K H")  # as in GPT.embed
+        values = look_up(table, tokens, axis=1).astype(dtype)
         return constrain(values, "L B T K H")
 
 
