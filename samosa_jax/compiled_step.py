@@ -57,8 +57,9 @@ def compile_step(config: Config, *, device: str = "h100", num_devices: int = 8) 
     machinery = build(config, devices=devices)
     state, batch, frozen = abstract_arguments(config, machinery)
     lowered = machinery.train_step.trace(state, batch, frozen).lower(lowering_platforms=("cuda",))
+    options: dict[str, str | bool] = {**compiler_options(jaxlib=importlib.metadata.version("jaxlib"))}
     with aot.without_persistent_cache():
-        executable = lowered.compile(compiler_options(jaxlib=importlib.metadata.version("jaxlib")))
+        executable = lowered.compile(options)
     analysis = executable.memory_analysis()
     if analysis is None:
         raise RuntimeError("the compiler gave no memory analysis")

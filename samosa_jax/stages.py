@@ -49,7 +49,7 @@ from samosa_jax.training.resume import find_origin
 from samosa_jax.training.run_folder import RunFolder
 from samosa_jax.training.schedules import make_schedule
 from samosa_jax.training.state import Trainable, state_shardings
-from samosa_jax.training.step import TrainStep, make_train_step, put_batch
+from samosa_jax.training.step import make_train_step, put_batch
 from samosa_jax.training.step_report import Speed
 
 Pipeline = TrainPipeline | ChatPipeline | PreferencePipeline
@@ -67,7 +67,7 @@ class Machinery:
     needs_origin: bool  # whether anything does
     optimizer: optax.GradientTransformation
     loss_fn: LossFn  # as the step takes it
-    train_step: TrainStep
+    train_step: jax.stages.Wrapped  # a TrainStep
     rows_at_once: int  # of a microbatch, over all devices
     row_share: RowShare  # what this process holds of every batch
 

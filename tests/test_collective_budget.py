@@ -14,12 +14,14 @@ from samosa_kernels import aot
 
 from samosa_jax.parallel.scaling import zero1_bytes
 from scripts.collective_budget import (
+    ROOT,
     complaints,
     fingerprint,
     measure,
     presets,
     read_golden,
     read_preset,
+    table,
 )
 
 REWRITE = "python -m scripts.collective_budget --write"
@@ -56,6 +58,11 @@ def test_each_limit_can_be_broken():
     ):
         (complaint,) = complaints("samosa_d24", {**budget, **change})
         assert words in complaint
+
+
+def test_the_documentation_shows_the_golden_numbers():
+    text = (ROOT / "docs" / "parallelism.md").read_text(encoding="utf-8")
+    assert "\n".join(table(read_golden())) in text, "python -m scripts.collective_budget --table"
 
 
 @needs_compiler

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from samosa_jax.config import MeshConfig, ModelConfig
 from samosa_jax.errors import ConfigError
@@ -17,6 +17,7 @@ from samosa_jax.parallel.sharding import (
     activation_spec,
     batch_sharding,
     constrain,
+    master_spec,
     param_shardings,
     param_spec,
     partition_spec,
@@ -161,6 +162,24 @@ def test_rules_of_placement():
     assert activation_spec("B T K H", (1, 16, 1, 4), ABSTRACT) == PartitionSpec(None, None, None, None)
     first_come = partition_spec("x", letters="VK", shape=(4, 4), mesh=ABSTRACT, table=PARAM_AXES)
     assert first_come == PartitionSpec("tensor", None)
+
+
+def test_the_optimizers_copy_goes_over_data_along_a_dimension_that_is_whole():
+    info = Network.build(CONFIG).info
+    block, table = info["blocks"], info["value_embeddings"]["table"]
+    two = AbstractMesh((2, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    assert master_spec(block["mlp"]["up"], two) == PartitionSpec("data", None, None)  # layers
+    assert master_spec(table, two) == PartitionSpec(None, "data", None, None)  # rows of the vocabulary
+    assert master_spec(info["head"], two) == PartitionSpec("data", None)
+    four = AbstractMesh((4, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    # Two layers do not divide by four: the model's width does.
+    assert master_spec(block["attention"]["output"], four) == PartitionSpec(None, None, None, "data")
+    assert master_spec(block["attention"]["query_scale"], four) == PartitionSpec(None, None)
+    assert master_spec(block["mlp"]["up"], ABSTRACT) == PartitionSpec("data", "fsdp", "tensor")
+    assert master_spec(info["embedding"], ABSTRACT) == PartitionSpec("tensor", "fsdp")  # nothing is left
+    for leaf in jax.tree.leaves(info):
+        alone = AbstractMesh((1, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+        assert master_spec(leaf, alone) == param_spec(leaf, alone)
 
 
 def test_constrain_pins_only_under_a_mesh():

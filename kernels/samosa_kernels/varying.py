@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def varying_like(array: jax.Array, other: jax.Array) -> jax.Array:
@@ -10,4 +11,4 @@ def varying_like(array: jax.Array, other: jax.Array) -> jax.Array:
     Loop carries need it, and operands that are the same on all devices: their gradient then is the sum over
     devices, as it should be. XLA drops the select, whose condition is constant.
     """
-    return jnp.where(True, array, other.reshape(-1)[0].astype(array.dtype))
+    return jnp.where(True, array, lax.stop_gradient(other).reshape(-1)[0].astype(array.dtype))

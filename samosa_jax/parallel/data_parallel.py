@@ -5,6 +5,7 @@ are summed and scattered once after the last; in between nothing is sent along `
 `tensor` XLA goes on to partition by the tables of `parallel.sharding`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -62,6 +63,15 @@ def over_replicas(function: LossAndGradient[Sums], *, shardings: Tree) -> LossAn
         axis_names={axis for axis, size in mesh.shape.items() if axis == "data" or size == 1},
         check_vma=False,  # the sums over replicas above are all there is to check
     )
+
+
+def gathered_bytes(parameters: Tree) -> int:
+    """Bytes on one device of arrays of the same dtype that every replica holds whole, as its gradients."""
+    total = 0
+    for leaf in jax.tree.leaves(parameters):
+        replicas = 1 if data_dim(leaf.sharding.spec) is None else leaf.sharding.mesh.shape["data"]
+        total += math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize * replicas
+    return total
 
 
 def data_dim(spec: PartitionSpec) -> int | None:

@@ -16,6 +16,7 @@ import jax
 from samosa_jax.errors import UserError
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.process_group import ProcessGroup
+from samosa_jax.parallel.data_parallel import gathered_bytes
 from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord
 from samosa_jax.training.display import Display
 from samosa_jax.training.environment import bytes_per_device, device_memory_bytes
@@ -220,10 +221,9 @@ def _sample(sampler: Sampler, state: TrainState, *, step: int, journal: Journal,
 
 def _memory_by_kind(state: TrainState) -> Mapping[str, int]:
     """Bytes per device of what the configuration decides; activations are the rest."""
-    parameters = bytes_per_device(state.params)
     return {
-        "parameters": parameters,
-        "gradients": parameters,
+        "parameters": bytes_per_device(state.params),
+        "gradients": gathered_bytes(state.params),
         "optimizer": bytes_per_device(state.opt_state),
     }
 
