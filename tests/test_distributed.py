@@ -22,33 +22,33 @@ from samosa_jax import train
 from samosa_jax.training.checkpoint import find_fault, list_steps
 
 ROOT = Path(__file__).parents[1]
-NUM_STEPS = 24
+NUM_STEPS = 12
 TEXT = {
+    "model.num_layers": 1,  # it is compiled often
     "model.context_len": 128,
     "train.batch_tokens": 2048,
     "train.device_batch_size": 1,  # two microbatches
     "train.num_steps": NUM_STEPS,
-    "eval.every_steps": 8,
-    "sample.every_steps": 12,
+    "eval.every_steps": 6,
+    "sample.every_steps": 6,
     "sample.max_tokens": 6,
-    "checkpoint.every_steps": 4,
+    "checkpoint.every_steps": 3,
 }
 STAGE = {
-    "train.num_steps": 4,
+    "train.num_steps": 3,
+    "train.device_batch_size": 1,
     "schedule.warmup_steps": 1,
     "checkpoint.every_steps": 0,
     "eval.every_steps": 2,
-    "sample.max_tokens": 6,
 }
-SFT = {**chat_runs.SFT, **STAGE, "train.batch_tokens": 2048, "train.device_batch_size": 1}
+SFT = {**chat_runs.SFT, **STAGE, "train.batch_tokens": 2048, "sample.max_tokens": 6}
 DPO = {
     **STAGE,
     "stage": "dpo",
     "model.context_len": 256,
     "train.batch_tokens": 4096,
-    "train.device_batch_size": 2,
     "optimizer.lr_scale": 0.05,
-    "sample.prompts": ["What does Tom like?"],
+    "sample.prompts": [],
 }
 
 
@@ -93,10 +93,10 @@ def test_two_processes_train_as_one_does(folders, together: Path, tmp_path: Path
     one = tmp_path / "base"
     # The same rows; sums over devices are taken in another order, which training amplifies.
     for name in ("train/loss", "train/grad_norm"):
-        np.testing.assert_allclose(values_of(together, name)[:8], values_of(one, name)[:8], rtol=2e-5)
-        np.testing.assert_allclose(values_of(together, name), values_of(one, name), rtol=2e-3)
+        np.testing.assert_allclose(values_of(together, name)[:6], values_of(one, name)[:6], rtol=2e-5)
+        np.testing.assert_allclose(values_of(together, name), values_of(one, name), rtol=2e-4)
     np.testing.assert_array_equal(values_of(together, "train/tokens"), values_of(one, "train/tokens"))
-    np.testing.assert_allclose(values_of(together, "val/bpb"), values_of(one, "val/bpb"), rtol=1e-3)
+    np.testing.assert_allclose(values_of(together, "val/bpb"), values_of(one, "val/bpb"), rtol=1e-4)
     ours, theirs = (training_runs.records(run / "evals.jsonl") for run in (together, one))
     assert [line["num_bytes"] for line in ours] == [line["num_bytes"] for line in theirs]
     assert len(training_runs.records(together / "samples.jsonl")) == 4
@@ -104,7 +104,7 @@ def test_two_processes_train_as_one_does(folders, together: Path, tmp_path: Path
     assert start["host"]["processes"] == 2
     steps = list_steps(together / "checkpoints")
     assert steps[-1] == NUM_STEPS
-    assert [find_fault(together / "checkpoints" / f"{step:08d}") for step in steps] == [None, None]
+    assert [find_fault(together / "checkpoints" / f"{step:08d}") for step in steps] == [None] * len(steps)
 
 
 def test_stopped_and_killed_they_go_on_to_the_same_bits(folders, together: Path, tmp_path: Path):
@@ -112,18 +112,18 @@ def test_stopped_and_killed_they_go_on_to_the_same_bits(folders, together: Path,
     run = tmp_path / "base"
 
     stopped = several_processes.train(flags, logs=tmp_path / "stopped")
-    wait_for_step(stopped, run, 5)
+    wait_for_step(stopped, run, 2)
     stopped.processes[1].send_signal(signal.SIGTERM)
     ended = stopped.wait()
     assert [each.code for each in ended] == [143, 143], [each.said[-2000:] for each in ended]
     saved = list_steps(run / "checkpoints")[-1]
-    assert 5 <= saved < NUM_STEPS
+    assert 2 <= saved < NUM_STEPS - 3
     assert steps_written(run) == saved
     assert f"stopped by SIGTERM after step {saved}; the same command goes on from there" in ended[0].said
     assert find_fault(run / "checkpoints" / f"{saved:08d}") is None
 
     killed = several_processes.train(flags, logs=tmp_path / "killed")
-    wait_for_step(killed, run, min(saved + 6, NUM_STEPS - 4))
+    wait_for_step(killed, run, saved + 1)
     killed.processes[0].send_signal(signal.SIGKILL)  # the coordinator itself
     when = time.monotonic()
     ended = killed.wait(timeout=60)
@@ -161,14 +161,14 @@ def test_later_stages_too(stage: str, folders, together: Path, tmp_path: Path):
     assert [each.code for each in ended] == [0, 0], [each.said[-2000:] for each in ended]
     train.main([*flags, "--name=one"])
     ours, theirs = tmp_path / "chat", tmp_path / "one"
-    np.testing.assert_allclose(values_of(ours, "train/loss"), values_of(theirs, "train/loss"), rtol=1e-3)
+    np.testing.assert_allclose(values_of(ours, "train/loss"), values_of(theirs, "train/loss"), rtol=1e-4)
     evals = [training_runs.records(run / "evals.jsonl") for run in (ours, theirs)]
     assert evals[0]
     for mine, other in zip(*evals, strict=True):
         assert mine.keys() == other.keys()
         for name, value in mine.items():
             if name.startswith("val/"):
-                assert value == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
+                assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
 
 
 def test_processes_started_differently_say_in_what(folders, tmp_path: Path):

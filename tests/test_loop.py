@@ -19,6 +19,7 @@ from samosa_jax.data.packing import make_batch
 from samosa_jax.errors import UserError
 from samosa_jax.model.gpt import Network
 from samosa_jax.parallel.mesh import make_mesh
+from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.training import loop
 from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord, list_steps
 from samosa_jax.training.display import Progress
@@ -176,6 +177,7 @@ class Run:
             ),
             display=self.recorder,
             max_bad_steps=self.max_bad_steps,
+            group=ProcessGroup(),
         )
 
     @property
