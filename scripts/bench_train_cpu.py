@@ -114,7 +114,7 @@ class Bench:
             network, z_loss=config.loss.z_loss, chunk_tokens=config.loss.chunk_tokens
         )
         self.state: TrainState = create_state(network, self.optimizer, mesh=mesh, seed=0)
-        microbatches = max(1, config.batch_rows // config.train.device_batch_size)
+        microbatches = max(1, config.batch_rows // config.train.device_rows)
         self.batch = put_batch(synthetic_batch(config), num_microbatches=microbatches, mesh=mesh)
         step = make_train_step(
             loss_fn,

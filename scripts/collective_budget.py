@@ -49,7 +49,7 @@ def presets() -> list[str]:
 def read_preset(name: str, *overrides: str) -> Config:
     """The preset on eight devices: as configured, or with as many rows as its batch leaves each of them."""
     config = parse_config([f"--config={ROOT / 'configs' / f'{name}.yaml'}", *overrides]).config
-    rows = math.gcd(config.batch_rows // NUM_DEVICES, config.train.device_batch_size)
+    rows = math.gcd(config.batch_rows // NUM_DEVICES, config.train.device_rows)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, device_batch_size=rows))
 
 
@@ -72,7 +72,7 @@ def measure(config: Config) -> Budget:
         "device": f"{NUM_DEVICES} x {DEVICE}",
         "mesh": dict(step.mesh.shape),
         "num_params": num_params,
-        "rows_per_device": config.train.device_batch_size,
+        "rows_per_device": config.train.device_rows,
         "context_len": config.model.context_len,
         "remat": config.model.remat,
         "peak_bytes": step.peak_bytes,

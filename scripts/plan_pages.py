@@ -8,6 +8,7 @@ and is not named now is made again by the closed model.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -40,13 +41,14 @@ def output_of(*arguments: str) -> str:
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
         check=False,
     )
     if done.returncode not in (0, 1, 2):
         raise RuntimeError(f"samosa {' '.join(arguments)} failed: {done.stderr}")
     refused = done.stderr.strip() if done.returncode == 2 else ""
     lines = [line.rstrip() for line in (done.stdout.strip() or refused).splitlines()]
-    return "\n".join(lines)
+    return "\n".join(lines).replace(str(ROOT), "~/samosa_jax").replace(str(Path.home()), "~")
 
 
 def replace(page: str, name: str, text: str) -> str:

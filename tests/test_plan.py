@@ -20,6 +20,7 @@ from samosa_jax.planning.memory import MemoryModel
 from samosa_jax.planning.pace import expected_mfu, predict_pace
 from samosa_jax.planning.run_plan import make_plan, with_compiled_peak
 from samosa_jax.planning.storage import plan_checkpoints, plan_data
+from scripts import collective_budget
 from scripts.calibrate_memory import CASES, predicted, read_case, read_golden
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,13 @@ def test_the_closed_model_is_within_its_error_of_the_compiler(case):
     config = read_case(case["preset"], tuple(case["settings"]))
     peak = predicted(config, case["devices"]).peak
     assert peak == pytest.approx(case["peak_bytes"], rel=MODEL_ERROR), REWRITE
+
+
+@pytest.mark.parametrize("name", collective_budget.presets())
+def test_the_closed_model_is_within_half_of_that_for_every_preset_on_eight_devices(name: str):
+    peak = predicted(collective_budget.read_preset(name), 8).peak
+    golden = collective_budget.read_golden()[name]["peak_bytes"]
+    assert peak == pytest.approx(golden, rel=MODEL_ERROR / 2)
 
 
 def test_every_case_of_the_calibration_is_in_the_golden_file():
