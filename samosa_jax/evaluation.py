@@ -312,8 +312,7 @@ class Evaluation:
             length=length,
             limit=self._settings.limit,
             # As many tokens at once as a step of training reads.
-            batch_rows=row_devices
-            * max(1, config.train.device_batch_size * config.model.context_len // length),
+            batch_rows=row_devices * max(1, config.train.device_rows * config.model.context_len // length),
             token_bytes=self._trained.tokenizer.token_bytes,
             chunk_tokens=config.loss.chunk_tokens,
             on_progress=on_progress,

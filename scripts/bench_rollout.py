@@ -13,7 +13,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -68,7 +68,7 @@ def main() -> None:
     sampler = Sampler(
         make_engine(BLOCK_TOKENS.get(mesh.devices.flat[0].platform, 8)),
         trained.tokenizer,
-        open_tools((CALCULATOR,), search_in=None),
+        open_tools((CALCULATOR,), search_in=""),
         samples=flags.samples,
         max_tokens=64,
         temperature=1.0,
@@ -105,7 +105,7 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def time_rollout(sampler: Sampler, prompted: list[Prompted]) -> Speed:
+def time_rollout(sampler: Sampler, prompted: Sequence[Prompted]) -> Speed:
     groups, seconds, cpu_seconds = timed(
         lambda: sampler.sample(prompted, seed_of_item=lambda item: seed_of(0, item))
     )
