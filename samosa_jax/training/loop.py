@@ -15,8 +15,8 @@ import jax
 
 from samosa_jax.errors import UserError
 from samosa_jax.model.params import Params
-from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.parallel.data_parallel import gathered_bytes
+from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.training.checkpoint import Checkpointer, CheckpointRecord
 from samosa_jax.training.display import Display
 from samosa_jax.training.environment import bytes_per_device, device_memory_bytes
