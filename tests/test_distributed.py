@@ -41,7 +41,7 @@ STAGE = {
     "checkpoint.every_steps": 0,
     "eval.every_steps": 2,
 }
-SFT = {**chat_runs.SFT, **STAGE, "train.batch_tokens": 2048, "sample.max_tokens": 6}
+SFT = {**chat_runs.SFT, **STAGE, "train.batch_tokens": 2048, "sample.max_tokens": 0}
 DPO = {
     **STAGE,
     "stage": "dpo",

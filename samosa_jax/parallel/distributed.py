@@ -81,13 +81,13 @@ def _connect(place: Place, config: DistributedConfig) -> tuple[ConnectedGroup, i
 
 
 def _await_all(group: ConnectedGroup, place: Place, config: DistributedConfig) -> None:
-    if group.wait_until_complete(timeout=config.join_timeout_seconds):
+    """Process 0 alone gives up, for it alone knows who is missing; then the others hear of it."""
+    if group.wait_until_complete(timeout=config.join_timeout_seconds if group.is_first else None):
         return
     host, port = place.coordinator
-    missing = ", ".join(map(str, group.missing))
     raise UserError(
         f"distributed.coordinator {host}:{port}: not all {place.num_processes} processes came within "
-        f"{config.join_timeout_seconds} s{f', {missing} missing' if missing else ''}; start each with the "
+        f"{config.join_timeout_seconds} s, {', '.join(map(str, group.missing))} missing; start each with the "
         "same command and see what its log says, or raise distributed.join_timeout_seconds"
     )
 

@@ -99,10 +99,10 @@ class ConnectedGroup(ProcessGroup):
 
     @property
     def missing(self) -> list[int]:
-        """The processes that have not come, as far as this one knows: process 0 does."""
+        """The processes that have not come, which only process 0 knows."""
         return self._hub.missing if self._hub is not None else []
 
-    def wait_until_complete(self, *, timeout: float) -> bool:
+    def wait_until_complete(self, *, timeout: float | None) -> bool:
         """Whether all processes have come. Raises UserError if one was refused or lost meanwhile."""
         with self._news:
             self._news.wait_for(lambda: self._is_complete or self._failure, timeout)
