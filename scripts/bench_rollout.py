@@ -1,10 +1,12 @@
-"""Times rollouts of GRPO against the engine alone, in turn, and prints the ratio.
+"""Times rollouts of GRPO against the engine alone, in turn, and prints the ratios.
 
     python scripts/bench_rollout.py runs/sums [--task sums] [--batch 64] [--rounds 8]
 
-Both have as many places in the batch. The engine alone writes answers that all begin and end together, whose
-prompts are read before its clock starts. Of a rollout everything counts: prompts are read, answers end when
-they like and others take their places, the calculator is called, each answer is read back into messages.
+Both have as many places in the batch. "engine, decoding" writes answers that all begin and end together, its
+clock starting when their prompts are read: what `samosa bench-decode` measures. "engine, the same prompts"
+reads the rollout's prompts and writes as many answers to each, all of the rollout's mean length, waiting for
+places as these do. Of a rollout everything counts: answers end when they like, the calculator is called, each
+answer is read back into messages.
 Tokens are those that answers grow by: drawn ones, and the results of tools, which take a step like any other.
 CPU seconds, of all threads, say more than seconds on a machine that others use as well.
 """
@@ -27,7 +29,7 @@ from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.reinforcement import BLOCK_TOKENS
 from samosa_jax.rl.graded_prompts import open_source
 from samosa_jax.rl.prompts import Prompted
-from samosa_jax.rl.rollouts import Sampler
+from samosa_jax.rl.rollouts import Answered, Sampler
 from samosa_jax.rollout.engine import Engine
 from samosa_jax.rollout.request import Prompt, Sampling
 from samosa_jax.tasks.tool_schemas import CALCULATOR
@@ -43,10 +45,8 @@ Result = TypeVar("Result")
 class Speed(NamedTuple):
     """Tokens a second, and a second of CPU time."""
 
-    drawn: float
-    all: float  # with the results of tools
-    drawn_cpu: float
-    all_cpu: float
+    tokens: float
+    tokens_cpu: float
 
 
 def main() -> None:
@@ -77,18 +77,23 @@ def main() -> None:
     task = TaskConfig(name=flags.task)
     source = open_source((task,), CurriculumConfig(), seed=0, data_dir=flags.data_dir)
     alone = make_engine(8)
-    rollouts, engines = [], []
+    rounds: list[tuple[Speed, Speed, Speed]] = []
     for number in range(WARM_UPS + flags.rounds):
-        prompted = source.prompts(number, flags.prompts)
-        rollouts.append(time_rollout(sampler, prompted))
-        engines.append(time_engine(alone, flags.batch, seed=number))
-    rollout, engine = (median(speeds[WARM_UPS:]) for speeds in (rollouts, engines))
+        answers, rollout = time_rollout(sampler, source.prompts(number, flags.prompts))
+        same = time_same_prompts(alone, answers, samples=flags.samples)
+        rounds.append((rollout, time_decoding(alone, flags.batch, seed=number), same))
+    rollout, decoding, same = (median(speeds) for speeds in zip(*rounds[WARM_UPS:], strict=True))
     print(f"{trained.name}, {flags.prompts} x {flags.samples} answers, batch {flags.batch}")
-    print(f"{'tokens per':24}{'second':>10}{'CPU second':>12}")
-    print(f"{'engine alone':24}{engine.all:10,.0f}{engine.all_cpu:12,.0f}")
-    print(f"{'rollout, all tokens':24}{rollout.all:10,.0f}{rollout.all_cpu:12,.0f}")
-    print(f"{'rollout, drawn tokens':24}{rollout.drawn:10,.0f}{rollout.drawn_cpu:12,.0f}")
-    print(f"{'ratio, all tokens':24}{rollout.all / engine.all:10.2f}{rollout.all_cpu / engine.all_cpu:12.2f}")
+    print(f"{'tokens per':32}{'second':>10}{'CPU second':>12}")
+    for name, speed in (
+        ("engine, decoding", decoding),
+        ("engine, the same prompts", same),
+        ("rollout", rollout),
+    ):
+        print(f"{name:32}{speed.tokens:10,.0f}{speed.tokens_cpu:12,.0f}")
+    for name, speed in (("decoding", decoding), ("the same prompts", same)):
+        ratio, ratio_cpu = rollout.tokens / speed.tokens, rollout.tokens_cpu / speed.tokens_cpu
+        print(f"{'rollout / ' + name:32}{ratio:10.2f}{ratio_cpu:12.2f}")
 
 
 def parse_flags() -> argparse.Namespace:
@@ -105,21 +110,35 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def time_rollout(sampler: Sampler, prompted: Sequence[Prompted]) -> Speed:
-    groups, seconds, cpu_seconds = timed(
-        lambda: sampler.sample(prompted, seed_of_item=lambda item: seed_of(0, item))
-    )
+def time_rollout(sampler: Sampler, prompted: Sequence[Prompted]) -> tuple[list[Answered], Speed]:
+    def sample() -> list[list[Answered]]:
+        return sampler.sample(prompted, seed_of_item=lambda item: seed_of(0, item))
+
+    groups, seconds, cpu_seconds = timed(sample)
     answers = [answer for group in groups for answer in group]
-    drawn = sum(int(answer.sampled.sum()) for answer in answers)
     grown = sum(len(answer.tokens) for answer in answers)
-    return Speed(drawn / seconds, grown / seconds, drawn / cpu_seconds, grown / cpu_seconds)
+    return answers, Speed(grown / seconds, grown / cpu_seconds)
 
 
-def time_engine(engine: Engine, batch: int, *, seed: int) -> Speed:
+def time_same_prompts(engine: Engine, answers: list[Answered], *, samples: int) -> Speed:
+    length = round(statistics.mean(len(answer.tokens) for answer in answers))
+    sampling = Sampling(temperature=1.0, max_tokens=length)
+    said = engine.num_generated
+
+    def write() -> None:
+        prompts = [answer.prompt for answer in answers[::samples]]
+        generations = [engine.submit(p, sampling, end_ids=(), num_samples=samples) for p in prompts]
+        engine.generate(generation for group in generations for generation in group)
+
+    _, seconds, cpu_seconds = timed(write)
+    drawn = engine.num_generated - said
+    return Speed(drawn / seconds, drawn / cpu_seconds)
+
+
+def time_decoding(engine: Engine, batch: int, *, seed: int) -> Speed:
     """Every row writes NEW_TOKENS; those of the first block, which come with the prompts, do not count."""
-    prompts = np.random.default_rng(seed).integers(
-        0, engine.network.config.vocab_size, (batch, PROMPT_TOKENS)
-    )
+    size = (batch, PROMPT_TOKENS)
+    prompts = np.random.default_rng(seed).integers(0, engine.network.config.vocab_size, size)
     sampling = Sampling(temperature=1.0, max_tokens=NEW_TOKENS)
     answers = [
         answer
@@ -131,7 +150,7 @@ def time_engine(engine: Engine, batch: int, *, seed: int) -> Speed:
     said = engine.num_generated
     _, seconds, cpu_seconds = timed(lambda: engine.generate(answers))
     drawn = engine.num_generated - said
-    return Speed(drawn / seconds, drawn / seconds, drawn / cpu_seconds, drawn / cpu_seconds)
+    return Speed(drawn / seconds, drawn / cpu_seconds)
 
 
 def timed(function: Callable[[], Result]) -> tuple[Result, float, float]:
@@ -141,7 +160,7 @@ def timed(function: Callable[[], Result]) -> tuple[Result, float, float]:
     return result, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def median(speeds: list[Speed]) -> Speed:
+def median(speeds: Sequence[Speed]) -> Speed:
     return Speed(*(statistics.median(column) for column in zip(*speeds, strict=True)))
 
 

@@ -31,7 +31,7 @@ from samosa_jax.training.resume import flatten
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "collective_budget.json"
-FOR_A_CPU = ("bench_cpu", "quickstart", "sums", "sums_grpo", "wikinews")
+FOR_A_CPU = ("bench_cpu", "quickstart", "wikinews")
 DEVICE, NUM_DEVICES = "h100", 8
 # Of 80 GB; the rest is for NCCL, CUDA and what the compiler's plan does not know.
 PEAK_LIMIT = 72 * 2**30

@@ -22,14 +22,14 @@ for kind in short long; do
     --tokenizer data/tokenizer --out "data/${kind}_lookups"
 done
 
-samosa train --config="$here/configs/short_context.yaml" --data=data/news --log.display=plain
+samosa train --config="$here/configs/recipes/short_context.yaml" --data=data/news --log.display=plain
 go_on() { samosa train --config="$here/configs/stages/continue.yaml" --log.display=plain "$@"; }
 go_on --init_from=runs/short_context --name=recall --data=data/news=0.5,data/short_lookups=0.5 \
   --train.num_steps=300 --train.batch_tokens=2048 --train.device_batch_size=16 \
   --eval.every_steps=0 --eval.max_tokens=60000 --sample.every_steps=0
 
 extend() {
-  go_on --config="$here/configs/long_context.yaml" --init_from=runs/recall --train.num_steps="$steps" \
+  go_on --config="$here/configs/recipes/long_context.yaml" --init_from=runs/recall --train.num_steps="$steps" \
     --data=data/long_news=0.6,data/long_lookups=0.4 "$@"
 }
 extend --name=longer_rows

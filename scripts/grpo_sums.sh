@@ -19,9 +19,9 @@ for line in open("data/sums_words.jsonl", encoding="utf-8"):
 PYTHON
 samosa train_tokenizer --input data/sums_words.txt --vocab-size 512 --out data/sums_tokenizer
 samosa prepare chat data/sums.jsonl --tokenizer data/sums_tokenizer --out data/sums --val-documents 100
-samosa train --config="$here/configs/sums.yaml" --data=data/sums --log.display=plain
+samosa train --config="$here/configs/recipes/sums.yaml" --data=data/sums --log.display=plain
 for seed in 0 1 2; do
-  samosa train --config="$here/configs/stages/grpo.yaml" --config="$here/configs/sums_grpo.yaml" \
+  samosa train --config="$here/configs/stages/grpo.yaml" --config="$here/configs/recipes/sums_grpo.yaml" \
     --init_from=runs/sums --name="sums_grpo_$seed" --seed="$seed" \
     --log.display=plain
 done

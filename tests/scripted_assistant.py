@@ -89,6 +89,10 @@ class EchoTool:
     name: str = "echo"
 
     @property
+    def is_instant(self) -> bool:
+        return False
+
+    @property
     def schema(self) -> Mapping[str, Any]:
         parameters = {"type": "object", "properties": {"text": {"type": "string"}}}
         return {"type": "function", "function": {"name": self.name, "parameters": parameters}}

@@ -79,5 +79,5 @@ def test_parameter_counts(row: tuple[str, str]):
 
 def test_the_table_has_all_presets():
     listed = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-    recipes = {"quickstart", "wikinews", "bench_cpu", "sums", "sums_grpo", "short_context", "long_context"}
+    recipes = {"quickstart", "wikinews", "bench_cpu"}
     assert listed == {path.stem for path in (ROOT / "configs").glob("*.yaml")} - recipes

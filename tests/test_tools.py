@@ -41,6 +41,8 @@ WEATHER = {
 class WeatherTool:
     """A tool that does what a test tells it to."""
 
+    is_instant = False
+
     def __init__(self, act: Callable[[Mapping[str, Any], ToolContext], str], name: str = "weather") -> None:
         self.name = name
         self.schema = {"type": "function", "function": {"name": name, "parameters": WEATHER}}
@@ -255,6 +257,26 @@ def test_a_tool_that_fails_gives_a_short_error(caplog: pytest.LogCaptureFixture)
     assert registry.call("weather", {"city": "Goa"}, soon()).text == "error: weather failed (KeyError)"
     assert "a secret" in caplog.text  # for who runs the server, not for the model
     assert registry.call("weather", {"city": "exit"}, soon()).text == "error: weather failed (SystemExit)"
+
+
+def test_an_instant_tool_runs_in_the_thread_of_its_caller():
+    threads: list[int] = []
+
+    def act(arguments: Mapping[str, Any], context: ToolContext) -> str:
+        threads.append(threading.get_ident())
+        if arguments["city"] == "Atlantis":
+            raise RuntimeError("it sank")
+        return "sunny"
+
+    tool = WeatherTool(act)
+    for tool.is_instant in (True, False):
+        registry = Registry([tool])
+        assert registry.is_instant("weather") is tool.is_instant
+        assert registry.call("weather", {"city": "Pune"}, soon()).text == "sunny"
+        failed = registry.call("weather", {"city": "Atlantis"}, soon())
+        assert (failed.is_error, failed.text) == (True, "error: weather failed (RuntimeError)")
+    assert [thread == threading.get_ident() for thread in threads] == [True, True, False, False]
+    assert registry.is_instant("no such tool")
 
 
 def test_tools_that_hang_are_left_behind_and_then_not_called():

@@ -7,7 +7,7 @@ parameters and seeds are equal bit for bit. (A tool that runs into its time limi
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -102,7 +102,12 @@ class Sampler:
             while self._engine.has_work:
                 changed = [answers[generation] for generation in self._engine.step()]
                 calling = [answer for answer in changed if self._go_on(answer)]
-                for answer, result in zip(calling, pool.map(self._result_of, calling), strict=True):
+                waited_for = [
+                    answer if self._is_instant(answer) else pool.submit(self._result_of, answer)
+                    for answer in calling
+                ]
+                for answer, waited in zip(calling, waited_for, strict=True):
+                    result = waited.result() if isinstance(waited, Future) else self._result_of(waited)
                     self._give_result(answer, result)
         return [[self._finished(answer) for answer in group] for group in groups]
 
@@ -160,8 +165,14 @@ class Sampler:
             self._cut(answer)
         return False
 
+    def _is_instant(self, answer: _Answering) -> bool:
+        """Whether its call returns at once: then a thread would only take time."""
+        call = answer.turn.call
+        assert call is not None
+        return self._registry.is_instant(call.name)
+
     def _result_of(self, answer: _Answering) -> ToolResult:
-        """In a thread of the pool."""
+        """Of the call that waits. Also called in threads of the pool."""
         call, known = answer.turn.call, self._registry.names
         assert call is not None
         refused = refusal(call, num_calls=answer.num_calls, runs=call.name in known, known=known)

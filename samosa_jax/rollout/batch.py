@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +44,14 @@ class Row:
         prompt, said = self.generation.prompt.tokens, self.generation.tokens
         at = self.length - 1
         return int(prompt[at]) if at < len(prompt) else said[at - len(prompt)]
+
+
+class Drawn(NamedTuple):
+    """What a row drew in a block."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    top_logprobs: list[tuple[tuple[int, float], ...]]  # of every token the likeliest, as in `Generation`
 
 
 class Batch:
@@ -87,11 +96,8 @@ class Batch:
         """Replaces what was read of a row."""
         self._put(cache, [self._slots.index(row)], num_tokens=row.length)
 
-    def write(self, weights: Weights) -> list[tuple[Row, Block]]:
-        """One block: what each row drew that runs, on the host, (steps,) instead of (steps, B).
-
-        What a row is forced to say comes first.
-        """
+    def write(self, weights: Weights) -> list[tuple[Row, Drawn]]:
+        """One block: what each row drew that runs. What it is forced to say comes first, and is not in it."""
         running = [row if row and row.is_running else None for row in self._slots]
         self._make_room(max(row.length for row in running if row))
         samplings = [row.generation.sampling for row in running if row]
@@ -105,7 +111,18 @@ class Batch:
             filters=has_tables or any(sampling.filters for sampling in samplings),
         )
         said = jax.device_get(block)
-        return [(row, Block(*(x[:, slot] for x in said))) for slot, row in enumerate(running) if row]
+        # As lists at once: there are thousands of rows and blocks, and numpy takes its time with each.
+        tokens, logprobs = said.tokens.T.tolist(), said.logprobs.T.tolist()
+        drawn = []
+        for slot, row in enumerate(running):
+            if row is None:
+                continue
+            steps = [step for step, token in enumerate(tokens[slot]) if token >= 0]
+            first, last = (steps[0], steps[-1] + 1) if steps else (0, 0)
+            here = slice(first, last)
+            tops = _likeliest(said, slot, here, count=row.generation.sampling.top_logprobs)
+            drawn.append((row, Drawn(tokens[slot][here], logprobs[slot][here], tops)))
+        return drawn
 
     def shrink(self) -> None:
         """Gives up places that nobody has needed for a while, one size at a time."""
@@ -202,6 +219,14 @@ class Batch:
                 tables.in_prompt[slot] = row.in_prompt
                 np.add.at(tables.said[slot], row.generation.tokens, 1)
         return tables
+
+
+def _likeliest(said: Block, slot: int, steps: slice, *, count: int) -> list[tuple[tuple[int, float], ...]]:
+    if not count:
+        return [()] * (steps.stop - steps.start)
+    ids = said.top_ids[steps, slot, :count].tolist()
+    values = said.top_logprobs[steps, slot, :count].tolist()
+    return [tuple(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
 
 
 def _idle_rows(num_rows: int, *, block_tokens: int) -> Rows:

@@ -20,16 +20,16 @@ from samosa_jax.model.decoding import Weights
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import MESH_AXES
-from samosa_jax.rollout.batch import MAX_STOP_IDS, Batch, Row, one, rules_of, stop_array
+from samosa_jax.rollout.batch import MAX_STOP_IDS, Batch, Drawn, Row, one, rules_of, stop_array
 from samosa_jax.rollout.buckets import Buckets, platform_of
 from samosa_jax.rollout.prefix_store import Kept, PrefixStore
-from samosa_jax.rollout.programs import Block, Programs
+from samosa_jax.rollout.programs import Programs
 from samosa_jax.rollout.prompt_reader import PromptReader, Reading
 from samosa_jax.rollout.request import FinishReason, Generation, Prompt, Sampling
 
-# What is forced upon an answer is said in its blocks, beside the tokens that others draw, if it fills no more
-# than so many; more is read at once, by programs of its own.
-FORCED_BLOCKS = 2
+# What is forced upon an answer is said in its blocks, beside the tokens that others draw, if it has no more
+# tokens than these; more is read at once, by programs of its own.
+FORCED_TOKENS = 16
 
 
 class Engine:
@@ -207,11 +207,11 @@ class Engine:
         for generations, reading in self._reader.read(self._weights, num_places=num_places):
             self._begin(generations, reading)
         for row in list(self._batch):
-            if row.is_running and len(row.forced) > FORCED_BLOCKS * self._block_tokens:
+            if row.is_running and len(row.forced) > FORCED_TOKENS:
                 self._read_forced(row)
         if self.num_running:
-            for row, said in self._batch.write(self._weights):
-                self._take_in(row, said)
+            for row, drawn in self._batch.write(self._weights):
+                self._take_in(row, drawn)
         self._batch.shrink()
         changed, self._changed = list(self._changed), {}
         return changed
@@ -279,26 +279,22 @@ class Engine:
         row.pending, row.forced = row.forced[-1], []
         self._batch.put_back(row, cache)
 
-    def _take_in(self, row: Row, said: Block) -> None:
+    def _take_in(self, row: Row, drawn: Drawn) -> None:
         """What a row was forced to say in a block, and what it drew then."""
         generation = row.generation
-        forced = row.forced[: len(said.tokens)]
+        forced = row.forced[: self._block_tokens]
         if forced:
             row.forced = row.forced[len(forced) :]
             row.length += len(forced)
             row.turn_position += len(forced)
             row.pending = forced[-1]
-        steps = np.flatnonzero(said.tokens >= 0)
-        if not len(steps):
+        tokens = drawn.tokens
+        if not tokens:
             return
-        tokens = said.tokens[steps].tolist()
         generation.tokens += tokens
         generation.sampled += [True] * len(tokens)
-        generation.logprobs += said.logprobs[steps].tolist()
-        num_tops = generation.sampling.top_logprobs
-        ids = said.top_ids[steps, :num_tops].tolist()
-        values = said.top_logprobs[steps, :num_tops].tolist()
-        generation.top_logprobs += [tuple(zip(*pair, strict=True)) for pair in zip(ids, values, strict=True)]
+        generation.logprobs += drawn.logprobs
+        generation.top_logprobs += drawn.top_logprobs
         row.num_drawn += len(tokens)
         row.length += len(tokens)
         row.turn_position += len(tokens)

@@ -53,6 +53,11 @@ class Tool(Protocol):
         """OpenAI's `{"type": "function", "function": {"name", "description", "parameters"}}`."""
         ...
 
+    @property
+    def is_instant(self) -> bool:
+        """Whether it is done at once whatever it is asked, so that it needs no thread and no time limit."""
+        ...
+
     def run(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """The result for arguments that fit the schema. Raises ToolError with a line for the model.
 
@@ -73,6 +78,7 @@ class CalculatorTool:
 
     name = CALCULATOR
     schema = CALCULATOR_SCHEMA
+    is_instant = True  # expressions are short, and numbers no longer than it can write
 
     def run(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         try:
@@ -106,6 +112,11 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         return tuple(self._tools)
 
+    def is_instant(self, name: str) -> bool:
+        """Whether a call of this tool returns at once; one of a tool that there is not does."""
+        tool = self._tools.get(name)
+        return tool is None or tool.is_instant
+
     def schemas(self) -> tuple[Mapping[str, Any], ...]:
         """OpenAI's list of tools, in the order they were given."""
         return tuple(tool.schema for tool in self._tools.values())
@@ -137,7 +148,12 @@ class Registry:
         complaint = check_arguments(arguments, tool.schema["function"]["parameters"])
         if complaint:
             raise ToolError(f"{name}: {complaint}")
-        return self._run_until_deadline(tool, arguments, context)
+        if not tool.is_instant:
+            return self._run_until_deadline(tool, arguments, context)
+        outcome = _outcome(tool, arguments, context)
+        if isinstance(outcome, ToolError):
+            raise outcome
+        return outcome
 
     def _run_until_deadline(self, tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> str:
         with self._lock:
@@ -145,16 +161,10 @@ class Registry:
             self._abandoned[tool.name] = running
             if len(running) >= MAX_ABANDONED_CALLS:
                 raise ToolError(f"{tool.name} is not answering; go on without it")
-        outcome: list[str | Exception] = []
+        outcome: list[str | ToolError] = []
 
         def work() -> None:
-            try:
-                outcome.append(tool.run(arguments, context))
-            except ToolError as error:
-                outcome.append(error)
-            except (Exception, SystemExit) as error:
-                _log.warning("tool %s failed", tool.name, exc_info=True)
-                outcome.append(ToolError(f"{tool.name} failed ({type(error).__name__})"))
+            outcome.append(_outcome(tool, arguments, context))
 
         # A daemon, so that a call that never ends does not keep the program from ending.
         thread = threading.Thread(target=work, name=f"tool-{tool.name}", daemon=True)
@@ -165,7 +175,7 @@ class Registry:
             with self._lock:
                 self._abandoned[tool.name].append(thread)
             raise ToolError(f"{tool.name} did not answer within {seconds:.2g} seconds")
-        if isinstance(outcome[0], Exception):
+        if isinstance(outcome[0], ToolError):
             raise outcome[0]
         return outcome[0]
 
@@ -176,6 +186,17 @@ class Registry:
             shown = text[: self._max_result_chars]
             text = f"{shown}\n[cut: {self._max_result_chars} of {len(text)} characters]"
         return ToolResult(text, is_error, time.monotonic() - start)
+
+
+def _outcome(tool: Tool, arguments: Mapping[str, Any], context: ToolContext) -> str | ToolError:
+    """What a call comes to, whatever the tool does."""
+    try:
+        return tool.run(arguments, context)
+    except ToolError as error:
+        return error
+    except (Exception, SystemExit) as error:
+        _log.warning("tool %s failed", tool.name, exc_info=True)
+        return ToolError(f"{tool.name} failed ({type(error).__name__})")
 
 
 def parse_tool_call(text: str) -> tuple[str, Mapping[str, Any]]:

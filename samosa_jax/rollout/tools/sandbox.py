@@ -185,6 +185,7 @@ class PythonTool:
     """The python tool, for a registry of who wants it: no registry has it by default."""
 
     name = PYTHON
+    is_instant = False
     schema = PYTHON_SCHEMA
 
     def __init__(self, limits: SandboxLimits = DEFAULT_LIMITS) -> None:

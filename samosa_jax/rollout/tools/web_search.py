@@ -76,6 +76,10 @@ class WebSearch:
         return WEB_SEARCH
 
     @property
+    def is_instant(self) -> bool:
+        return False
+
+    @property
     def schema(self) -> Mapping[str, Any]:
         return WEB_SEARCH_SCHEMA
 
