@@ -68,7 +68,8 @@ class ScriptedEngine:
         self._waiting += generations
         return generations
 
-    def step(self) -> list[Generation]:
+    def step(self, *, meanwhile: Callable[[], None] = lambda: None) -> list[Generation]:
+        meanwhile()
         self._check_owner()
         self.go.wait()
         if self.failures:

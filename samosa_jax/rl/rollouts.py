@@ -98,10 +98,24 @@ class Sampler:
     ) -> list[list[Answered]]:
         groups = [self._submit(one, seed=seed_of_item(one.item)) for one in prompted]
         answers = {answer.generation: answer for group in groups for answer in group}
+        ended: list[_Answering] = []
+        finished: dict[_Answering, Answered] = {}
+
+        def finish_ended() -> None:
+            finished.update((answer, self._finished(answer)) for answer in ended)
+            ended.clear()
+
         with ThreadPoolExecutor(MAX_CALLS_AT_ONCE, thread_name_prefix="tool-call") as pool:
             while self._engine.has_work:
-                changed = [answers[generation] for generation in self._engine.step()]
-                calling = [answer for answer in changed if self._go_on(answer)]
+                # Ended answers are read while the device writes more of the others.
+                changed = [answers[one] for one in self._engine.step(meanwhile=finish_ended)]
+                # Before calls are answered: what ends by that is news of the next step.
+                ended += [answer for answer in changed if self._has_ended(answer)]
+                calling = [
+                    answer
+                    for answer in changed
+                    if answer.generation.state == "paused" and self._go_on(answer)
+                ]
                 waited_for = [
                     answer if self._is_instant(answer) else pool.submit(self._result_of, answer)
                     for answer in calling
@@ -109,7 +123,8 @@ class Sampler:
                 for answer, waited in zip(calling, waited_for, strict=True):
                     result = waited.result() if isinstance(waited, Future) else self._result_of(waited)
                     self._give_result(answer, result)
-        return [[self._finished(answer) for answer in group] for group in groups]
+        finish_ended()
+        return [[finished.get(one) or self._finished(one) for one in group] for group in groups]
 
     def _submit(self, prompted: Prompted, *, seed: int) -> list[_Answering]:
         forced = self._tokenizer.encode_with_specials(self._forced_start)
@@ -148,21 +163,23 @@ class Sampler:
                 answer.turn.read(token, sampled=False)
         return answers
 
+    def _has_ended(self, answer: _Answering) -> bool:
+        """Whether it is finished; one that was cut is so under another reason."""
+        if answer.generation.state != "finished":
+            return False
+        answer.reason = answer.reason or answer.generation.finish_reason
+        return True
+
     def _go_on(self, answer: _Answering) -> bool:
         """Reads an answer that came to a stop, and ends it or lets it go on; whether a call is to be made."""
-        generation, turn = answer.generation, answer.turn
-        if generation.state == "running" or answer.reason is not None:
-            return False
         answer.read()
-        if generation.state == "finished":
-            answer.reason = generation.finish_reason
-        elif turn.call is None:  # the mark was out of place
-            self._engine.resume(generation, ())
-        else:
-            answer.num_calls += 1
-            if answer.num_calls <= MAX_CALLS + 1:
-                return True
-            self._cut(answer)
+        if answer.turn.call is None:  # the mark was out of place
+            self._engine.resume(answer.generation, ())
+            return False
+        answer.num_calls += 1
+        if answer.num_calls <= MAX_CALLS + 1:
+            return True
+        self._cut(answer)
         return False
 
     def _is_instant(self, answer: _Answering) -> bool:

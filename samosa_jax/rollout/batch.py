@@ -1,6 +1,6 @@
 """The rows that are decoded together: who has which, what the device is told of them, and their cache."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -96,8 +96,11 @@ class Batch:
         """Replaces what was read of a row."""
         self._put(cache, [self._slots.index(row)], num_tokens=row.length)
 
-    def write(self, weights: Weights) -> list[tuple[Row, Drawn]]:
-        """One block: what each row drew that runs. What it is forced to say comes first, and is not in it."""
+    def write(self, weights: Weights, *, meanwhile: Callable[[], None]) -> list[tuple[Row, Drawn]]:
+        """One block: what each row drew that runs. What it is forced to say comes first, and is not in it.
+
+        `meanwhile` is called while the device is at work.
+        """
         running = [row if row and row.is_running else None for row in self._slots]
         self._make_room(max(row.length for row in running if row))
         samplings = [row.generation.sampling for row in running if row]
@@ -110,6 +113,7 @@ class Batch:
             num_steps=self._block_tokens,
             filters=has_tables or any(sampling.filters for sampling in samplings),
         )
+        meanwhile()
         said = jax.device_get(block)
         # As lists at once: there are thousands of rows and blocks, and numpy takes its time with each.
         tokens, logprobs = said.tokens.T.tolist(), said.logprobs.T.tolist()

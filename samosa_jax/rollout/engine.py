@@ -201,8 +201,11 @@ class Engine:
             raise ValueError("the engine has no parameters; give it some with update")
         return self._laid_out
 
-    def step(self) -> list[Generation]:
-        """Reads prompts, writes one block of every answer that runs; returns the answers with news."""
+    def step(self, *, meanwhile: Callable[[], None] = lambda: None) -> list[Generation]:
+        """Reads prompts, writes one block of every answer that runs; returns the answers with news.
+
+        `meanwhile` is called once, while the device writes the block, if there is one.
+        """
         num_places = self.max_batch - len(self._batch)
         for generations, reading in self._reader.read(self._weights, num_places=num_places):
             self._begin(generations, reading)
@@ -210,7 +213,7 @@ class Engine:
             if row.is_running and len(row.forced) > FORCED_TOKENS:
                 self._read_forced(row)
         if self.num_running:
-            for row, drawn in self._batch.write(self._weights):
+            for row, drawn in self._batch.write(self._weights, meanwhile=meanwhile):
                 self._take_in(row, drawn)
         self._batch.shrink()
         changed, self._changed = list(self._changed), {}

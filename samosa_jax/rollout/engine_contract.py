@@ -1,6 +1,6 @@
 """What the level of text needs of an engine: tokens in, tokens out. `rollout.engine.Engine` is one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from samosa_jax.rollout.request import Generation, Prompt, Sampling
@@ -39,8 +39,8 @@ class Engine(Protocol):
         """num_samples answers to a prompt of fewer than context_len tokens."""
         ...
 
-    def step(self) -> list[Generation]:
-        """A few more tokens for all that run; returns those with news."""
+    def step(self, *, meanwhile: Callable[[], None] = ...) -> list[Generation]:
+        """A few more tokens for all that run; returns those with news. Calls `meanwhile` as they are made."""
         ...
 
     def resume(self, generation: Generation, forced: Sequence[int]) -> None:
