@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -238,11 +238,11 @@ class FailingEngine(Engine):
 
     num_steps = 0
 
-    def step(self) -> list[Generation]:
+    def step(self, *, meanwhile: Callable[[], None] = lambda: None) -> list[Generation]:
         self.num_steps += 1
         if self.num_steps == 3:
             raise RuntimeError("the device is gone")
-        return super().step()
+        return super().step(meanwhile=meanwhile)
 
 
 def test_an_engine_that_failed_serves_again(networks: Networks, caplog: pytest.LogCaptureFixture) -> None:
