@@ -1,5 +1,5 @@
 # make setup       a virtual environment in .venv with everything (also done by the targets below)
-# make quickstart  train a small model on this machine, offline, in minutes
+# make quickstart  from nothing to a chat model of your own on this machine, offline, in ten minutes; MINUTES=3 for fewer
 # make speedrun-tiny  the whole pipeline for eight GPUs, as small as can be, on a CPU
 # make test        all tests
 # make torch       PyTorch and what exports are compared with, so that make test compares them
@@ -11,6 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 TORCH ?= torch
+MINUTES ?= 10
 
 .PHONY: setup torch aot quickstart speedrun-tiny test check lint clean
 
@@ -32,7 +33,7 @@ torch: .venv/with-torch
 	touch $@
 
 quickstart: setup
-	$(BIN)/python -m samosa_jax.quickstart
+	$(BIN)/python -m samosa_jax.quickstart --minutes $(MINUTES)
 
 speedrun-tiny: torch
 	mkdir -p .cache/speedrun

@@ -49,8 +49,8 @@ class EvaluateFlags:
     tables: tuple[str, ...] = ()  # YAML files with tasks of your own
     bpb_data: str = ""  # prepared text for bpb and positions; empty: what the run was trained on
     context_len: int | None = None  # tokens that needle and positions read; the model's if not given
-    probes: str = "configs/probes"  # a folder of probes
-    persona: str = "configs/personas/samosachaat.yaml"  # who the probes expect to meet
+    probes: str = ""  # a folder of probes; empty: configs/probes of this project
+    persona: str = ""  # YAML of whom the probes expect to meet; empty: samosaChaat
     samples: int = 1  # answers to every question that is answered in words
     temperature: float = 0.0  # of these; 0 takes the likeliest token
     max_tokens: int = 0  # likewise; 0: as many as the task says
@@ -100,7 +100,9 @@ def main(argv: list[str]) -> None:
 def settings_of(flags: EvaluateFlags) -> "EvaluationSettings":
     """What the flags say of how tasks are run. Raises UserError for numbers that do not go together."""
     from samosa_jax.evals.generation import GenerationSettings
+    from samosa_jax.evals.probes import OWN_PROBES
     from samosa_jax.evaluation import EvaluationSettings
+    from samosa_jax.tasks.identity import OWN_PERSONA
 
     return EvaluationSettings(
         data_dir=Path(flags.data_dir) if flags.data_dir else None,
@@ -118,8 +120,8 @@ def settings_of(flags: EvaluateFlags) -> "EvaluationSettings":
             thinks=flags.thinks,
         ),
         run_unsafe_code=flags.run_unsafe_code,
-        probes=Path(flags.probes),
-        persona=Path(flags.persona),
+        probes=Path(flags.probes or OWN_PROBES),
+        persona=Path(flags.persona or OWN_PERSONA),
         bpb_data=Path(flags.bpb_data) if flags.bpb_data else None,
         context_len=flags.context_len,
     )

@@ -46,6 +46,7 @@ from samosa_jax.evals.results import (
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.rollout.assistant import Assistant
+from samosa_jax.rollout.engine import Engine
 from samosa_jax.rollout.tools.registry import CalculatorTool, Registry
 from samosa_jax.tasks.identity import load_persona
 from samosa_jax.trained import Trained, make_engines
@@ -171,11 +172,12 @@ class Evaluation:
 
     @functools.cached_property
     def _params(self) -> Params:
+        self._free("_engines")
         return self._trained.params_on(self._mesh)
 
-    def _free(self) -> None:
-        """Engines have parameters of their own."""
-        for name in ("_scorer", "_params"):
+    def _free(self, *names: str) -> None:
+        """Engines have parameters of their own, which need not lie beside those that score."""
+        for name in names:
             self.__dict__.pop(name, None)
 
     def _likelihood(self, name: str, on_progress: Progress) -> tuple[list[TaskResult], bool]:
@@ -341,13 +343,15 @@ class Evaluation:
         folders = [str(named)] if named else [source.path for source in config.data.sources]
         return open_held_out(folders, task=task)
 
+    @functools.cached_property
+    def _engines(self) -> list[Engine]:
+        """For every task that asks, so that their programs are made once."""
+        return make_engines(self._trained, max_batch=self._settings.max_batch, tensor=self._settings.tensor)
+
     @contextmanager
     def _asking(self, tools: Registry) -> Iterator[Subject]:
-        self._free()
-        engines = make_engines(
-            self._trained, max_batch=self._settings.max_batch, tensor=self._settings.tensor
-        )
-        with Assistant(engines, self._trained.tokenizer, registry=tools) as assistant:
+        self._free("_scorer", "_params")
+        with Assistant(self._engines, self._trained.tokenizer, registry=tools) as assistant:
             yield Subject(
                 assistant=assistant,
                 tokenizer=self._trained.tokenizer,

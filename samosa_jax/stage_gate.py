@@ -13,13 +13,13 @@ from samosa_jax.evals.gates import Gate, Verdict
 from samosa_jax.evals.generation import GenerationSettings
 from samosa_jax.evals.generation_tasks import GENERATION_TASKS, check_sandbox
 from samosa_jax.evals.probe_suite import HELD_OUT, PROBES, failed_probes, result_names
-from samosa_jax.evals.probes import load_suite
+from samosa_jax.evals.probes import OWN_PROBES, load_suite
 from samosa_jax.evals.promotion import write_promotion
 from samosa_jax.evals.prompts import SHOTS_SEED
 from samosa_jax.evals.results import TaskResult, read_results
 from samosa_jax.evaluation import Evaluation, EvaluationSettings, in_order
 from samosa_jax.keys import near_miss
-from samosa_jax.tasks.identity import load_persona
+from samosa_jax.tasks.identity import OWN_PERSONA, load_persona
 from samosa_jax.trained import open_trained
 
 MAX_BATCH = 16  # answers that are written at once
@@ -35,12 +35,12 @@ def check_gate(config: EvalConfig) -> None:
     gate = gates.load(Path(config.gate))
     selection = select(open_catalog(), gate.tasks)
     if PROBES in selection.tasks:
-        load_persona(Path(config.persona))
-        known = result_names(load_suite(Path(config.probes)))
+        load_persona(Path(config.persona or OWN_PERSONA))
+        known = result_names(load_suite(Path(config.probes or OWN_PROBES)))
         for task in gate.tasks:
             if task.partition("/")[0] in (PROBES, HELD_OUT) and task not in known:
                 hint = near_miss(task, known) or f"; there are {', '.join(known)}"
-                raise UserError(f"{config.gate}: {config.probes} has no {task}{hint}")
+                raise UserError(f"{config.gate}: {config.probes or OWN_PROBES} has no {task}{hint}")
     if any(name in GENERATION_TASKS and GENERATION_TASKS[name].runs_code for name in selection.tasks):
         check_sandbox(insist=False)
 
@@ -110,7 +110,7 @@ def _settings(config: EvalConfig) -> EvaluationSettings:
         max_batch=MAX_BATCH,
         generation=GenerationSettings(),
         run_unsafe_code=False,
-        probes=Path(config.probes),
-        persona=Path(config.persona),
+        probes=Path(config.probes or OWN_PROBES),
+        persona=Path(config.persona or OWN_PERSONA),
         bpb_data=None,
     )

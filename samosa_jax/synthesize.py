@@ -10,11 +10,12 @@ With --teacher-url and --teacher-model, another model rewrites the thoughts and 
 
 import json
 import os
+import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +23,9 @@ from samosa_jax.command_line import parse_dataclass, run
 from samosa_jax.data.chat.conversation import to_json
 from samosa_jax.data.chat.rules import RuleOptions, failures, make_rules
 from samosa_jax.errors import UserError
-from samosa_jax.tasks.catalog import ALL, TASK_NAMES, make_task
+from samosa_jax.tasks.catalog import ALL, TASK_NAMES, make_generated, make_task
 from samosa_jax.tasks.identity import Persona, load_persona
-from samosa_jax.tasks.preference import PreferenceSynthesis
+from samosa_jax.tasks.preference import PreferenceSynthesis, with_habit
 from samosa_jax.tasks.task import Example, Split, Task, with_tool_schemas
 from samosa_jax.tasks.teacher import TeacherOptions, taught
 from samosa_jax.tasks.variety import VarietyCounter
@@ -45,6 +46,8 @@ class SynthFlags:
     split: Literal["train", "heldout"] = "train"  # heldout has other wordings, names and numbers
     persona: str | None = None  # YAML file of who the assistant is; without it, samosaChaat
     levels: tuple[int, ...] = ()  # of a graded task, as in --levels=[1,2]; all of them if not given
+    of: str = ""  # of preference: the task whose answers the pairs are made of; several if not given
+    spoiled: float = 0.0  # share of answers with a habit of scraped text, for preferences to take out again
     include_tools: bool = False  # put the schemas of the tools into every conversation
     overwrite: bool = False  # replace the file if it exists
     teacher_url: str | None = None  # http://HOST:PORT/v1 of a model that rewrites thoughts and answers
@@ -72,7 +75,8 @@ def synthesize(flags: SynthFlags) -> None:
     rejected: Counter[str] = Counter()
     other_split: Split = "heldout" if flags.split == "train" else "train"
     if flags.name == PREFERENCE:
-        synthesis = PreferenceSynthesis(persona)
+        tasks = [make_generated(flags.of, persona=persona)] if flags.of else None
+        synthesis = PreferenceSynthesis(persona, tasks=tasks)
         rows = _pair_rows(synthesis, flags, variety)
         others = (pair.prompt for pair in synthesis.pairs(other_split, flags.seed, _compared(flags)))
     else:
@@ -96,8 +100,18 @@ def _check(flags: SynthFlags, out: Path) -> None:
         raise UserError(
             "--teacher-model is given without --teacher-url; name the endpoint, http://HOST:PORT/v1"
         )
-    if flags.name == PREFERENCE and (flags.teacher_url or flags.levels or flags.include_tools):
-        raise UserError("preference pairs take no --teacher-url, --levels or --include-tools; leave them out")
+    if flags.name == PREFERENCE and (
+        flags.teacher_url or flags.levels or flags.include_tools or flags.spoiled
+    ):
+        raise UserError(
+            "preference pairs take no --teacher-url, --levels, --include-tools or --spoiled; leave them out"
+        )
+    if flags.of and flags.name != PREFERENCE:
+        raise UserError(
+            f"--of says what preference pairs are made of, but {flags.name} is asked for; drop it"
+        )
+    if not 0 <= flags.spoiled <= 1:
+        raise UserError(f"--spoiled is {flags.spoiled}; expected a share from 0 to 1")
     if out.exists() and not flags.overwrite:
         raise UserError(f"{out} exists; choose another --out, or pass --overwrite to replace it")
     if out.suffix != ".jsonl":
@@ -107,9 +121,12 @@ def _check(flags: SynthFlags, out: Path) -> None:
 def _example_rows(
     task: Task, flags: SynthFlags, variety: VarietyCounter, rejected: Counter[str], *, kept: Path
 ) -> Iterator[dict[str, Any]]:
+    draw = random.Random(f"spoiled/{flags.split}/{flags.seed}")
     for example in _examples(task, flags, rejected, kept=kept):
         variety.add(example.conversation.messages)
         conversation = example.conversation
+        if draw.random() < flags.spoiled:
+            conversation = replace(conversation, messages=with_habit(draw, conversation.messages))
         if flags.include_tools:
             conversation = with_tool_schemas(conversation)
         task_name = example.checks.get("task", flags.name)

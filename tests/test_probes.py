@@ -293,8 +293,12 @@ def test_mistakes_in_a_folder_are_named(tmp_path: Path) -> None:
         load_suite(tmp_path)
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump({"category": "reasoning", "probes": [GOOD]}))
-    with pytest.raises(UserError, match=r"pages.jsonl is not there"):
+    assert load_suite(tmp_path).pages is None
+    searching = {**GOOD, "name": "searching", "checks": {"must_call": "web_search"}}
+    file.write_text(yaml.safe_dump({"category": "reasoning", "probes": [GOOD, searching]}))
+    with pytest.raises(UserError, match=r"wants a search of .*pages\.jsonl, which is not there"):
         load_suite(tmp_path)
+    file.write_text(yaml.safe_dump({"category": "reasoning", "probes": [GOOD]}))
     (tmp_path / "pages.jsonl").write_text(json.dumps(PAGE))
     assert load_suite(tmp_path).probes[0].values == {"a": "2"}
     (tmp_path / "b.yaml").write_text(file.read_text())

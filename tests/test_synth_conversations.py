@@ -26,7 +26,8 @@ from samosa_jax.tasks.web_search import WebSearchTask
 
 COUNT = 400
 RULES = make_rules(RuleOptions())
-EVERY_TASK = (*TASK_NAMES, "all")
+# tests/test_starter_tasks.py holds the short ones against rules of their own.
+EVERY_TASK = (*(name for name in TASK_NAMES if not name.startswith("starter")), "all")
 MAY_BREAK = {"sums": {"long_enough"}}  # its answers are meant to be short
 
 

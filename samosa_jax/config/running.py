@@ -89,8 +89,8 @@ class EvalConfig:
     gate: str = ""  # conditions that the finished run is held against, as configs/gates/sft.yaml; empty: none
     gate_limit: int = 0  # questions of every task that the gate asks for; 0: all
     data_dir: str = ""  # files of such tasks; empty: the hub's
-    probes: str = "configs/probes"  # a folder of them
-    persona: str = "configs/personas/samosachaat.yaml"  # who the probes expect to meet
+    probes: str = ""  # a folder of them; empty: configs/probes of this project
+    persona: str = ""  # YAML of whom the probes expect to meet; empty: samosaChaat
 
     def __post_init__(self) -> None:
         require_at_least(0, self, "eval", "every_steps max_tokens gate_limit")

@@ -2,7 +2,7 @@
 
 About three quarters are generated stories (`stories`); the rest is what every Python carries, its own
 documentation and the sources of its standard library, read from where they are installed. `prepare` and
-`train_tokenizer` read it as `--input embedded`.
+`train_tokenizer` read it as `--input embedded`, or the stories alone as `--input embedded/stories`.
 """
 
 import ast
@@ -35,14 +35,17 @@ SKIPPED_FOLDERS = {
 }
 
 
-def documents(*, seed: int = 0, max_bytes: int = DEFAULT_MAX_BYTES) -> Iterator[str]:
-    """Stories and Python text, mixed, until the next document would exceed max_bytes of UTF-8.
+def documents(
+    *, seed: int = 0, max_bytes: int = DEFAULT_MAX_BYTES, story_frac: float = STORY_FRAC
+) -> Iterator[str]:
+    """Stories and Python text, mixed by bytes, until the next document would exceed max_bytes of UTF-8.
 
     The stories depend on the seed alone; the rest also on the Python version (`python_version`).
     Should Python's own text run out, stories go on alone.
     """
     streams = {"story": stories(seed=seed), "python": python_texts(seed=seed)}
-    shares = {"story": STORY_FRAC, "python": 1 - STORY_FRAC}
+    shares = {"story": story_frac, "python": 1 - story_frac}
+    streams = {kind: stream for kind, stream in streams.items() if shares[kind] > 0}
     given = dict.fromkeys(streams, 0)
     while True:
         kind = min(streams, key=lambda name: given[name] / shares[name])

@@ -1,14 +1,14 @@
 """Inputs named by the user -> a stream of clean documents.
 
 An input is a file, a folder (read recursively, in sorted order), the word `embedded` (the corpus this
-package carries) or a Hugging Face data set (`hf://owner/name/folder`), whose next file is fetched while
-the one before it is read.
+package carries; `embedded/stories`: its stories alone) or a Hugging Face data set (`hf://owner/name/folder`),
+whose next file is fetched while the one before it is read.
 """
 
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ from samosa_jax.data.readers import COMPRESSIONS, FORMATS, ReadOptions, file_for
 from samosa_jax.data.shards import content_hash
 from samosa_jax.errors import UserError
 
-EMBEDDED = "embedded"
+EMBEDDED: Mapping[str, Callable[[], Iterator[str]]] = {
+    "embedded": corpus.documents,
+    "embedded/stories": lambda: corpus.documents(story_frac=1.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class InputFile:
 
     def description(self) -> dict[str, Any]:
         """What must not change between the start of a preparation and its continuation."""
-        version = {"version": corpus.python_version()} if self.name == EMBEDDED else {}
+        version = {"version": corpus.python_version()} if self.name in EMBEDDED else {}
         return {"name": self.name, "num_bytes": self.num_bytes} | version
 
 
@@ -77,8 +80,8 @@ def list_inputs(paths: Sequence[str | Path], *, commits: dict[str, str] | None =
     files: list[InputFile] = []
     ignored = 0
     for given in map(str, paths):
-        if given == EMBEDDED:
-            files.append(InputFile(name=EMBEDDED, num_bytes=0))
+        if given in EMBEDDED:
+            files.append(InputFile(name=given, num_bytes=0))
         elif given.startswith(hub.SCHEME):
             repo = "/".join(given.removeprefix(hub.SCHEME).split("/")[:2]).split("@")[0]
             listed = hub.list_files(
@@ -213,7 +216,7 @@ def _iter_rows(
         for index, path in _local_paths(files, start.file, download_folder, stack):
             first_row = start.row if index == start.file else 0
             if path is None:
-                documents = iter(corpus.documents())
+                documents = EMBEDDED[files[index].name]()
                 for _ in range(first_row):
                     next(documents)
                 rows: Iterator[str | None] = documents

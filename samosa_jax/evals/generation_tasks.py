@@ -165,6 +165,8 @@ _FROM_FILES = (
 _MADE = (
     *("arithmetic", "sums", "word_problems", "temporal", "spelling"),
     *("multi_turn", "joint_think_tool", "tool_choice"),
+    *("starter_sums", "starter_letters", "starter_memory"),
+    *("starter_identity", "starter_thinking", "starter_manners", "starter_stories", "starter_echo"),
 )
 
 GENERATION_TASKS: Mapping[str, GenerationTask] = {

@@ -97,8 +97,9 @@ def persona_fingerprint(persona: Persona) -> str:
 
 
 def probe_tools(suite: Suite) -> Registry:
-    """What probes may call: the calculator, and a search of the suite's own pages."""
-    return Registry([CalculatorTool(), WebSearch(backend=LocalIndex.open(suite.pages))])
+    """What probes may call: the calculator, and a search of the suite's own pages, if it has some."""
+    searches = () if suite.pages is None else (WebSearch(backend=LocalIndex.open(suite.pages)),)
+    return Registry([CalculatorTool(), *searches])
 
 
 def run_suite(

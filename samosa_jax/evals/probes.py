@@ -31,6 +31,7 @@ from samosa_jax.keys import near_miss
 from samosa_jax.tasks.calculator import CalculatorError, calculate
 from samosa_jax.tasks.catalog import TASK_NAMES
 from samosa_jax.tasks.identity import Persona
+from samosa_jax.tasks.tool_schemas import WEB_SEARCH
 
 PLACE = re.compile(r"\{([a-z][a-z_]*)\}")  # {2} and {1,3} of a regular expression are none
 PROBE_KEYS = (
@@ -39,6 +40,7 @@ PROBE_KEYS = (
 )
 VARIANT_KEYS = ("say", "numbers", "cases", "task")
 MUST_PASS, ARTEFACTS = "must_pass", "artefacts"  # results of a suite that no category may be named like
+OWN_PROBES = Path(__file__).parents[2] / "configs" / "probes"
 PAGES_FILE = "pages.jsonl"  # what web_search finds
 
 
@@ -98,12 +100,12 @@ class Suite:
     """All probes of a folder.
 
     Attributes:
-        pages: JSONL that web_search searches.
+        pages: JSONL that web_search searches; None: there is no such tool.
         fingerprint: of the files.
     """
 
     probes: tuple[Probe, ...]
-    pages: Path
+    pages: Path | None
     fingerprint: str
 
     @property
@@ -119,17 +121,27 @@ def load_suite(folder: Path) -> Suite:
     files = sorted(folder.glob("*.yaml")) if folder.is_dir() else []
     if not files:
         raise UserError(f"{folder} holds no *.yaml with probes; name a folder such as configs/probes")
-    pages = folder / PAGES_FILE
-    if not pages.is_file():
-        raise UserError(f"{pages} is not there, which web_search searches; put a row of JSON per page in it")
     probes = [probe for path in files for probe in _read_file(path)]
+    pages = folder / PAGES_FILE if (folder / PAGES_FILE).is_file() else None
+    searching = next((probe for probe in probes if _wants_search(probe)), None)
+    if pages is None and searching is not None:
+        raise UserError(
+            f"{searching.where} wants a search of {folder / PAGES_FILE}, which is not there; put a row of "
+            "JSON per page in it"
+        )
     seen: dict[str, str] = {}
     for probe in probes:
         if probe.name in seen:
             raise UserError(f"{probe.where}: the name is taken by {seen[probe.name]}; choose another one")
         seen[probe.name] = probe.where
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*files, pages)))
+    read = files if pages is None else [*files, pages]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in read))
     return Suite(probes=tuple(probes), pages=pages, fingerprint=digest.hexdigest()[:16])
+
+
+def _wants_search(probe: Probe) -> bool:
+    calls = (probe.checks.get("must_call", ()), probe.checks.get("call_contains", {}))
+    return any(WEB_SEARCH in called for called in calls) or "citation_required" in probe.checks
 
 
 def values_of(probe: Probe, given: Mapping[str, str], persona: Persona) -> dict[str, str]:

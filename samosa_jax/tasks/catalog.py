@@ -11,6 +11,14 @@ from samosa_jax.tasks.follow_up import FollowUpTask
 from samosa_jax.tasks.identity import IdentityTask, Persona
 from samosa_jax.tasks.joint import JointThinkToolTask
 from samosa_jax.tasks.spelling import SpellingTask
+from samosa_jax.tasks.starter.echo import StarterEchoTask
+from samosa_jax.tasks.starter.identity import StarterIdentityTask
+from samosa_jax.tasks.starter.letters import StarterLettersTask
+from samosa_jax.tasks.starter.manners import StarterMannersTask
+from samosa_jax.tasks.starter.memory import StarterMemoryTask
+from samosa_jax.tasks.starter.mixture import StarterTask, StarterThinkingTask
+from samosa_jax.tasks.starter.stories import StarterStoriesTask
+from samosa_jax.tasks.starter.sums import StarterSumsTask
 from samosa_jax.tasks.sums import SumsTask
 from samosa_jax.tasks.task import Example, GeneratedTask, Split, Task
 from samosa_jax.tasks.temporal import TemporalTask
@@ -29,17 +37,30 @@ _MAKERS: Mapping[str, Callable[[Persona, Sequence[int]], GeneratedTask]] = {
     "creative": lambda persona, levels: CreativeTask(),
     "sums": lambda persona, levels: SumsTask(levels),
     "tool_choice": lambda persona, levels: ToolChoiceTask(persona),
+    "starter": lambda persona, levels: StarterTask(persona),
+    "starter_sums": lambda persona, levels: StarterSumsTask(levels),
+    "starter_letters": lambda persona, levels: StarterLettersTask(levels),
+    "starter_memory": lambda persona, levels: StarterMemoryTask(),
+    "starter_identity": lambda persona, levels: StarterIdentityTask(persona),
+    "starter_manners": lambda persona, levels: StarterMannersTask(),
+    "starter_thinking": lambda persona, levels: StarterThinkingTask(persona),
+    "starter_echo": lambda persona, levels: StarterEchoTask(),
+    "starter_stories": lambda persona, levels: StarterStoriesTask(),
 }
 TASK_NAMES = tuple(_MAKERS)
 LEVELS: Mapping[str, tuple[int, ...]] = {
     task.name: task.levels
     for task in (
         *(JointThinkToolTask, TemporalTask, ArithmeticTask, WordProblemsTask, SpellingTask),
-        SumsTask,
+        *(SumsTask, StarterSumsTask, StarterLettersTask),
     )
 }
 # Others repeat what these hold: a mixture of all would have it twice.
-IN_ALL = tuple(name for name in TASK_NAMES if name not in (SumsTask.name, ToolChoiceTask.name))
+IN_ALL = tuple(
+    name
+    for name in TASK_NAMES
+    if name not in (SumsTask.name, ToolChoiceTask.name) and not name.startswith(StarterTask.name)
+)
 
 
 class AllTasks:

@@ -14,6 +14,7 @@ from samosa_jax.tasks.identity_wordings import ADDRESSES, ANSWERS, GREETINGS, QU
 from samosa_jax.tasks.scoring import mentions, mentions_all
 from samosa_jax.tasks.task import Example, GeneratedTask, Split
 
+OWN_PERSONA = Path(__file__).parents[2] / "configs" / "personas" / "samosachaat.yaml"
 SECOND_QUESTION_SHARE = 0.25
 
 

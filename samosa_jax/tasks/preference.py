@@ -6,7 +6,7 @@ sides parse: a thought that never closes is written as a parser returns it, swal
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from samosa_jax.tasks.direct import DirectTask
 from samosa_jax.tasks.follow_up import FollowUpTask
 from samosa_jax.tasks.identity import IdentityTask, Persona
 from samosa_jax.tasks.joint import JointThinkToolTask
-from samosa_jax.tasks.task import Split, tools_called
+from samosa_jax.tasks.task import GeneratedTask, Split, tools_called
 from samosa_jax.tasks.tool_schemas import WEB_SEARCH
 
 Turn = tuple[Message, ...]
@@ -45,8 +45,12 @@ class PreferenceSynthesis:
 
     name = "preference"
 
-    def __init__(self, persona: Persona | None = None) -> None:
-        self._tasks = (DirectTask(), FollowUpTask(), IdentityTask(persona), JointThinkToolTask())
+    def __init__(
+        self, persona: Persona | None = None, *, tasks: Sequence[GeneratedTask] | None = None
+    ) -> None:
+        """tasks: whose answers are spoiled, each as often; None: those of longer conversations."""
+        own = (DirectTask(), FollowUpTask(), IdentityTask(persona), JointThinkToolTask())
+        self._tasks: Sequence[GeneratedTask] = own if tasks is None else tasks
 
     def pair(self, split: Split, seed: int, index: int) -> PreferencePair:
         draw = random.Random(f"{self.name}/{split}/{seed}/{index}")
@@ -167,3 +171,11 @@ ARTEFACTS: Mapping[str, Callable[[random.Random, Turn], Turn | None]] = {
     "tripled_line": _tripled_line,
     "over_apology": _over_apology,
 }
+# Of scraped text: what stands before or after an answer, which is there all the same.
+HABITS = ("stock_label", "image_placeholder", "emoji_spam", "stock_hedge")
+
+
+def with_habit(draw: random.Random, messages: Turn) -> Turn:
+    """The messages, the last answer spoiled by one of HABITS."""
+    spoiled = ARTEFACTS[draw.choice(HABITS)](draw, messages)
+    return messages if spoiled is None else spoiled

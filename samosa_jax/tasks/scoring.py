@@ -4,6 +4,15 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
+from samosa_jax.data.chat.answer_patterns import (
+    find_emoji_spam,
+    find_hedge,
+    find_html,
+    find_image_placeholder,
+    find_stock_label,
+    prose,
+)
+
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
@@ -104,3 +113,10 @@ def mentions_all(text: str, wanted: Iterable[str]) -> bool:
 
 def mentions(text: str, phrase: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def has_habit(text: str) -> bool:
+    """Whether a text has a habit of scraped ones: tags, a label, a placeholder, emoji or a stock hedge."""
+    shown = prose(text)
+    finders = (find_html, find_stock_label, find_image_placeholder, find_emoji_spam, find_hedge)
+    return any(find(shown) for find in finders)
