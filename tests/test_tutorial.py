@@ -1,4 +1,4 @@
-"""The tutorial is true: its code prints what stands under it, and what it quotes stands in the files."""
+"""Pages with code are true: it prints what stands under it, and what they quote stands in the files."""
 
 import os
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_layers import ROOT
 
-PAGE = ROOT / "docs" / "tutorial.md"
-TEXT = PAGE.read_text(encoding="utf-8")
+PAGES = {name: ROOT / "docs" / f"{name}.md" for name in ("tutorial", "extending")}
+TUTORIAL = PAGES["tutorial"].read_text(encoding="utf-8")
 RUN = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 QUOTE = re.compile(r'^```python title="([^"]+)"\n(.*?)^```\n', re.DOTALL | re.MULTILINE)
 MARK = "=== block {}"
@@ -33,23 +33,31 @@ def run_blocks(blocks: list[str], folder: Path) -> list[str]:
     return printed[1:]
 
 
-def test_the_code_prints_what_is_shown(tmp_path: Path):
+@pytest.mark.parametrize("name", PAGES)
+def test_the_code_prints_what_is_shown(name: str, tmp_path: Path):
     """SAMOSA_UPDATE_GOLDEN=1 writes the page anew; read the diff before you commit it."""
-    found = RUN.findall(TEXT)
+    text = PAGES[name].read_text(encoding="utf-8")
+    found = RUN.findall(text)
     blocks = [code for code, _ in found]
-    assert len(blocks) > 10, "the tutorial lost its code"
+    assert len(blocks) > 5, "the page lost its code"
     printed = run_blocks(blocks, tmp_path)
     assert len(printed) == len(blocks)
     if os.environ.get("SAMOSA_UPDATE_GOLDEN") == "1":
         outputs = iter(printed)
-        renewed = RUN.sub(lambda block: f"```python\n{block[1]}```\n\n```text\n{next(outputs)}```\n", TEXT)
-        PAGE.write_text(renewed, encoding="utf-8")
+        PAGES[name].write_text(
+            RUN.sub(lambda block: with_output(block[1], next(outputs)), text), encoding="utf-8"
+        )
         return
     for (code, shown), output in zip(found, printed, strict=True):
         assert output == shown, f"this printed something else than what is shown:\n{code}"
 
 
-@pytest.mark.parametrize(("name", "quoted"), QUOTE.findall(TEXT))
+def with_output(code: str, output: str) -> str:
+    shown = f"\n```text\n{output}```\n" if output else ""
+    return f"```python\n{code}```\n{shown}"
+
+
+@pytest.mark.parametrize(("name", "quoted"), QUOTE.findall(TUTORIAL))
 def test_quotes_stand_in_the_files(name: str, quoted: str):
     source = (ROOT / name).read_text(encoding="utf-8")
     for part in quoted.split("...\n"):
@@ -57,4 +65,4 @@ def test_quotes_stand_in_the_files(name: str, quoted: str):
 
 
 def test_there_are_quotes():
-    assert len(QUOTE.findall(TEXT)) > 10
+    assert len(QUOTE.findall(TUTORIAL)) > 10
