@@ -31,6 +31,10 @@ def test_the_site_builds_strictly(tmp_path: Path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    for page in tmp_path.rglob("index.html"):
+        article = re.sub(r"<pre.*?</pre>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        # Markdown as repositories show it needs fewer blank lines around lists.
+        assert not re.findall(r"^(?:[-*]|\d+\.) \S.*", article, re.MULTILINE), f"a list in {page} is none"
     # A file of the repository that a page links to is a page itself.
     assert (tmp_path / "repository" / "samosa_jax" / "training" / "resume.py" / "index.html").is_file()
 
