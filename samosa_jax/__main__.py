@@ -5,7 +5,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "quickstart": "from nothing to a small trained model on this machine",
+    "quickstart": "from nothing to a chat model of your own, on this machine",
     "train_tokenizer": "train a tokenizer on your text",
     "prepare": "turn text into token shards; verify and inspect them",
     "plan": "what a run will take: memory, time, money, disk and data",

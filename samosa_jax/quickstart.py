@@ -11,6 +11,7 @@ finished steps are passed over, and training goes on where it stood, to the same
 import argparse
 import importlib
 import importlib.util
+import io
 import json
 import os
 import shlex
@@ -66,7 +67,10 @@ def main(argv: list[str]) -> None:
             _run(step, journal)
         journal.add(step.title, time.monotonic() - started)
     console.print(overview(settings, journal.seconds))
-    _talk(settings, console)
+    if console.is_terminal and sys.stdin.isatty():
+        importlib.import_module("samosa_jax.chat").main([settings.run("grpo")])
+    else:
+        talk(settings, console)
     if journal.was_refused:
         console.print(f"The model does not meet {settings.gate}; `--minutes` gives it longer.")
         sys.exit(REFUSED_EXIT)
@@ -146,12 +150,8 @@ def _run(step: Step, journal: Journal) -> None:
         journal.refuse()
 
 
-def _talk(settings: Settings, console: Console) -> None:
-    """A chat where somebody sits, else some dialogues of several turns."""
-    last = settings.run("grpo")
-    if console.is_terminal and sys.stdin.isatty():
-        importlib.import_module("samosa_jax.chat").main([last])
-        return
+def talk(settings: Settings, console: Console) -> None:
+    """Some dialogues of several turns with the last model."""
     from contextlib import closing
 
     from samosa_jax.chat import ChatFlags, load
@@ -161,6 +161,7 @@ def _talk(settings: Settings, console: Console) -> None:
     from samosa_jax.rollout.request import Sampling
     from samosa_jax.toolbox import open_tools
 
+    last = settings.run("grpo")
     trained, engines = load(ChatFlags(run=last))
     sampling = Sampling(temperature=0.0, max_tokens=ANSWER_TOKENS)
     registry = open_tools(("calculator",))
@@ -169,8 +170,10 @@ def _talk(settings: Settings, console: Console) -> None:
             console.print()
             session = Session(assistant, trained.tokenizer, sampling=sampling, max_turns=6)
             for question in talk:
-                console.print(f"> {question}", style="bold", soft_wrap=True, markup=False)
-                session.ask(question, PlainAnswer(sys.stdout, "dim"))
+                answer = io.StringIO()
+                session.ask(question, PlainAnswer(answer, "dim"))
+                console.print(f"> {question}", style="bold", markup=False)
+                console.print(answer.getvalue().rstrip(), markup=False)
     console.print(f"\n`samosa chat {last}` goes on talking, `samosa serve {last}` in a browser.")
 
 

@@ -13,12 +13,12 @@ MIN_MINUTES = 1.0
 # Of the whole, compiling, evaluating, exporting and reporting: as long however little is trained.
 FIXED_MINUTES = 2.5
 
-VOCAB_SIZE = 512
+VOCAB_SIZE = 768
 TOKENIZER_BYTES = 3_000_000
 CONVERSATIONS, MIN_CONVERSATIONS = 36_000, 1_000
 PAIRS, MIN_PAIRS = 800, 200
 HELD_OUT = 100  # conversations and pairs kept for validation
-STEPS = {"base": 220, "mid": 700, "sft": 450, "dpo": 40, "grpo": 16}
+STEPS = {"base": 180, "mid": 720, "sft": 480, "dpo": 40, "grpo": 16}
 MIN_STEPS = {"base": 20, "mid": 4, "sft": 4, "dpo": 4, "grpo": 2}
 SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manners")
 QUESTIONS = 40  # of every skill after a stage; the last model is asked more

@@ -1,6 +1,6 @@
 """Trains a model, or goes on with a run that was stopped.
 
-    python -m samosa_jax.train --config=configs/quickstart.yaml --data=data/quickstart [--KEY=VALUE ...]
+    python -m samosa_jax.train --config=configs/quickstart.yaml --data=data/quickstart/text [--KEY=VALUE ...]
 
 `--dry-run` builds everything, runs two steps on synthetic tokens and writes nothing; `--explain` shows where
 each derived value comes from; `--print_config` prints the resolved configuration.

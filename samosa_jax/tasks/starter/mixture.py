@@ -26,7 +26,7 @@ SHARES: Mapping[str, float] = {
     StarterEchoTask.name: 0.07,
 }
 
-JOINED_SHARE = 0.25  # of conversations that are about two things
+JOINED_SHARE = 0.1  # of conversations that are about two things
 BEFORE = {name: share for name, share in SHARES.items() if name != StarterStoriesTask.name}  # the short ones
 
 
