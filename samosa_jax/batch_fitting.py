@@ -120,6 +120,7 @@ def foresee(config: Config, machinery: Machinery) -> Foresight:
             device=planned,
             num_devices=mesh.size,
             mfu=None,
+            matmul_dtype=config.train.matmul_dtype,
             scaling_parameters=scaling_parameters(config.model),
             flops_per_token=flops_per_token(config.model),
             batch_tokens=config.train.batch_tokens,

@@ -27,6 +27,15 @@ def compiler_options(*, jaxlib: str) -> dict[str, bool]:
     return {name: value == "true" for name, _, value in flags}
 
 
+def step_options(matmul_dtype: str, *, platform: str) -> dict[str, bool]:
+    """What a train step is compiled with beside these, as `jax.jit` takes it.
+
+    Products of float8 go to cuBLAS without a choice: XLA's own kernels, in Triton, may convert such operands
+    to float16 (docs/experiments.md).
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if (matmul_dtype, platform) == ("float8", "gpu") else {}
+
+
 def _flags_of(jaxlib: str) -> tuple[str, ...]:
     return XLA_FLAGS.get(".".join(jaxlib.split(".")[:2]), ())
 

@@ -60,6 +60,11 @@ def check_mesh(config: Config, num_devices: int) -> None:
         ),
     )
     model = config.model
+    require(
+        config.train.matmul_dtype != "float8" or mesh.fsdp == mesh.tensor == 1,
+        f"mesh is data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}, but with train.matmul_dtype=float8 "
+        "the scale of a tensor in parts would be sent around in every layer; set fsdp and tensor to 1",
+    )
     for key, size in (
         ("num_heads", model.num_heads),
         ("num_kv_heads", model.num_kv_heads),

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from samosa_kernels import Device
 
 from samosa_jax.config import Config, to_dict
 from samosa_jax.data.chat.epoch_pipeline import open_items
@@ -27,6 +28,7 @@ from samosa_jax.data.packing import make_batch
 from samosa_jax.data.pipeline import TrainPipeline
 from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import ConfigError, UserError
+from samosa_jax.gpu_settings import step_options
 from samosa_jax.mesh_sizes import check_mesh
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.lora import Adapters, make_lora_loss, merge_lora
@@ -40,7 +42,7 @@ from samosa_jax.trained import tokenizer_of
 from samosa_jax.training.background_push import BackgroundPush
 from samosa_jax.training.chat_loss import make_chat_loss
 from samosa_jax.training.display import Display
-from samosa_jax.training.environment import peak_flops
+from samosa_jax.training.environment import check_matmul_dtype, peak_flops
 from samosa_jax.training.losses import LossFn, make_pretrain_loss
 from samosa_jax.training.metrics import JsonLines, TensorBoardWriter, WandbWriter, Writer
 from samosa_jax.training.optim import make_optimizer
@@ -124,7 +126,11 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
     if dtype == "auto":
         dtype = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
     network = Network.build(config.model, compute_dtype=dtype)
-    loss_fn = make_loss(config, network)
+    matmul_dtype = config.train.matmul_dtype
+    device = mesh.devices.flat[0]
+    check_matmul_dtype(matmul_dtype, Device(platform=device.platform, kind=device.device_kind))
+    # The loss alone: evaluations, samples and whoever reads the checkpoint compute in the compute dtype.
+    loss_fn = make_loss(config, dataclasses.replace(network, matmul_dtype=matmul_dtype))
     trained: Trainable = network
     lora_scale = None
     if config.lora.rank:
@@ -142,6 +148,7 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
         learning_rate=lambda step: rate * factor(step),
         shardings=state_shardings(trained.info, optimizer, mesh=mesh),
         cast=lambda params: params if lora_scale else in_compute_dtype(params, network.info, dtype),
+        compiler_options=step_options(matmul_dtype, platform=device.platform),
     )
     references = {
         "dpo": config.dpo.reference,

@@ -20,16 +20,17 @@ def parts(run: Path, task: str) -> dict[int, TaskResult]:
 def table(runs: list[Path], task: str, *, precision: int) -> str:
     columns = {run.name: parts(run, task) for run in runs}
     ends = sorted({end for column in columns.values() for end in column})
-    first = next(iter(columns.values()))
-    names = {end: first[end].task.split("/")[1] for end in ends}
+    names = {end: one.task.split("/")[1] for column in columns.values() for end, one in column.items()}
     lines = [
         f"| {task} | " + " | ".join(columns) + " |",
         "| --- |" + " ---: |" * len(columns),
     ]
     for end in ends:
-        found = [column[end] for column in columns.values()]
+        found = [column.get(end) for column in columns.values()]
         cells = [
-            "{:.{p}f} ({:.{p}f} to {:.{p}f})".format(one.value, one.low, one.high, p=precision)
+            "-"
+            if one is None
+            else f"{one.value:.{precision}f} ({one.low:.{precision}f} to {one.high:.{precision}f})"
             for one in found
         ]
         lines.append(f"| {names[end]} | " + " | ".join(cells) + " |")

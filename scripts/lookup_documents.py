@@ -1,10 +1,12 @@
 """Writes documents in which something is said and later said again: practice for retrieval from a long text.
 
-    python scripts/lookup_documents.py --count 8000 --chars 300 --out lookups.jsonl
+    python scripts/lookup_documents.py --count 40000 --chars 330 --filler 0.15 --repeats 0.7 --out short.jsonl
 
-A document is sentences of stories with statements between them, "The secret word of Sam is river."; half of
-the statements repeat an earlier one, so that its last word can be known from far before. Names and words are
-none that `samosa evaluate --tasks=needle` asks about; the wording is the same.
+A document is sentences of stories with statements between them, "The secret word of Sam is river.";
+`--repeats` of the statements say an earlier one again, so that its word can be known from before. Half of the
+words and two fifths of the names are coined of syllables: there is nothing to learn by heart, and every token
+of a word is worth copying. Names and words are none that `samosa evaluate --tasks=needle` asks about; the
+wording is the same.
 """
 
 import argparse
@@ -38,6 +40,11 @@ OTHER_NAMES = (
     *("Vera", "Walter", "Wendy"),
 )
 NUM_WORDS = 400
+ONSETS = (*"bcdfghjklmnprstvw", "br", "ch", "dr", "fl", "gr", "pl", "sh", "st", "tr")
+VOWELS = (*"aeiou", "ai", "ea", "oo")
+CODAS = ("", "n", "r", "l", "s", "m", "t", "ck")
+FEWEST_NAMES, MOST_NAMES = 2, 7  # that one document says a word of
+ASKED_ABOUT = {word.lower() for word in (*NAMES, *WORDS)}
 
 
 def words() -> list[str]:
@@ -48,21 +55,34 @@ def words() -> list[str]:
     return [word for word, _ in counts.most_common() if word not in WORDS][:NUM_WORDS]
 
 
-def make_document(rng: random.Random, choices: list[str], *, chars: int, filler: float) -> str:
+def coin(rng: random.Random) -> str:
+    """A word of two syllables that nobody asks about."""
+    word = (
+        rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
+    )
+    return coin(rng) if word in ASKED_ABOUT else word
+
+
+def make_document(
+    rng: random.Random, choices: list[str], *, chars: int, filler: float, repeats: float
+) -> str:
     """At least `chars` long; `filler` of the sentences are of stories, the others statements."""
     sentences: list[str] = []
     said: dict[str, str] = {}
     stories: list[str] = []
-    while sum(map(len, sentences)) < chars:
+    num_names = rng.randint(FEWEST_NAMES, MOST_NAMES)
+    while sum(len(sentence) + 1 for sentence in sentences) < chars:
         if rng.random() < filler:
             if not stories:
                 stories = re.split(r"(?<=[.!?])\s+", tell_story(rng).strip())
             sentences.append(stories.pop(0))
             continue
-        repeats = bool(said) and (rng.random() < 0.5 or len(said) == len(OTHER_NAMES))
-        names = list(said) if repeats else [name for name in OTHER_NAMES if name not in said]
-        name = names[int(rng.random() * len(names))]
-        said.setdefault(name, choices[int(rng.random() * len(choices))])
+        if said and (rng.random() < repeats or len(said) >= num_names):
+            name = rng.choice(list(said))
+        else:
+            name = (rng.choice(OTHER_NAMES) if rng.random() < 0.6 else coin(rng)).capitalize()
+            word = rng.choice(choices) if rng.random() < 0.5 else coin(rng)
+            said.setdefault(name, word)
         sentences.append(f"The secret word of {name} is {said[name]}.")
     return " ".join(sentences)
 
@@ -71,16 +91,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--chars", type=int, required=True)
-    parser.add_argument("--filler", type=float, default=0.4)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--filler", type=float, required=True, help="share of the sentences that are of stories"
+    )
+    parser.add_argument(
+        "--repeats", type=float, required=True, help="share of the statements that repeat one"
+    )
+    parser.add_argument("--seed", default="0", help="any text")
     parser.add_argument("--out", type=Path, required=True)
     flags = parser.parse_args()
-    assert not set(OTHER_NAMES) & set(NAMES)
     choices = words()
     with flags.out.open("w", encoding="utf-8") as file:
         for number in range(flags.count):
             rng = random.Random(f"{flags.seed}/{number}")
-            text = make_document(rng, choices, chars=flags.chars, filler=flags.filler)
+            text = make_document(rng, choices, chars=flags.chars, filler=flags.filler, repeats=flags.repeats)
             file.write(json.dumps({"text": text}) + "\n")
 
 

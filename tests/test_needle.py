@@ -1,5 +1,7 @@
 """Needles: texts of the wanted length with the word in its place, and scores that follow from likelihood."""
 
+import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.evals import needle
 from samosa_jax.evals.likelihood import Continuation, Score
+from scripts import lookup_documents
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,24 @@ def test_what_cannot_be_asked_is_refused(tokenizer: Tokenizer, monkeypatch: pyte
     monkeypatch.setattr(needle, "WORDS", ("copper", "kettle", "zipper"))
     with pytest.raises(UserError, match=r"all but 3 of the words of needle alike, which needs 8"):
         next(needle.make_items(tokenizer, lengths=(128,), per_cell=1, seed=0))
+
+
+def test_practice_documents_repeat_themselves_and_ask_for_nothing_that_is_evaluated():
+    """Of scripts/lookup_documents.py: a name keeps its word, and neither is one of this evaluation."""
+    choices = lookup_documents.words()
+    repeated = 0
+    for number in range(200):
+        document = lookup_documents.make_document(
+            random.Random(number), choices, chars=600, filler=0.2, repeats=0.7
+        )
+        said = re.findall(r"The secret word of (\w+) is (\w+)\.", document)
+        assert len(dict(said)) == len(set(said)) <= lookup_documents.MOST_NAMES
+        assert not {word for pair in said for word in pair} & {*needle.NAMES, *needle.WORDS}
+        repeated += len(said) - len(set(said))
+    assert repeated > 1000
+
+
+def test_a_coined_word_is_never_one_that_is_evaluated(monkeypatch: pytest.MonkeyPatch):
+    first = lookup_documents.coin(random.Random(0))
+    monkeypatch.setattr(lookup_documents, "ASKED_ABOUT", {first})
+    assert lookup_documents.coin(random.Random(0)) != first

@@ -227,6 +227,7 @@ def test_time_cost_and_traffic_are_what_was_worked_out_by_hand():
         device=device,
         num_devices=8,
         mfu=0.5,
+        matmul_dtype="compute",
         scaling_parameters=10**9,
         flops_per_token=6 * 10**9,
         batch_tokens=2**20,

@@ -31,35 +31,39 @@ class Peaks(NamedTuple):
     bandwidth: float  # bytes a second, from and to device memory
 
 
-def _tensor_cores(half: float, tf32: float) -> dict[str, float]:
-    """Half-precision operands with float32 accumulation; float32 ones are rounded to TF32, XLA's default."""
-    return {"bfloat16": half, "float16": half, "float32": tf32}
+def _tensor_cores(half: float, tf32: float, *, float8: float | None = None) -> dict[str, float]:
+    """Half-precision operands with float32 accumulation; float32 ones are rounded to TF32, XLA's default.
+
+    `float8` is for devices that have units for such operands.
+    """
+    rates = {"bfloat16": half, "float16": half, "float32": tf32}
+    return rates if float8 is None else {**rates, "float8": float8}
 
 
 # The first pattern that matches words of the device kind counts, so special ones come before general ones.
 # NVIDIA's data sheets give most rates with structured sparsity; the dense ones here are half of that.
 PEAKS: tuple[tuple[str, Peaks], ...] = (
     # https://www.nvidia.com/en-us/data-center/grace-hopper-superchip: 96 GB HBM3, 144 GB HBM3e
-    ("GH200 144G", Peaks(_tensor_cores(989e12, 494e12), 4.9e12)),
-    ("GH200", Peaks(_tensor_cores(989e12, 494e12), 4.0e12)),
+    ("GH200 144G", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 4.9e12)),
+    ("GH200", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 4.0e12)),
     # https://www.nvidia.com/en-us/data-center/h200: SXM, NVL
-    ("H200 NVL", Peaks(_tensor_cores(835e12, 417e12), 4.8e12)),
-    ("H200", Peaks(_tensor_cores(989e12, 494e12), 4.8e12)),
+    ("H200 NVL", Peaks(_tensor_cores(835e12, 417e12, float8=1671e12), 4.8e12)),
+    ("H200", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 4.8e12)),
     # https://www.nvidia.com/en-us/data-center/h100, and the data sheet of the PCIe card: SXM, NVL, PCIe
-    ("H100 NVL", Peaks(_tensor_cores(835e12, 417e12), 3.9e12)),
-    ("H100 PCIe", Peaks(_tensor_cores(756e12, 378e12), 2.0e12)),
-    ("H100", Peaks(_tensor_cores(989e12, 494e12), 3.35e12)),
+    ("H100 NVL", Peaks(_tensor_cores(835e12, 417e12, float8=1671e12), 3.9e12)),
+    ("H100 PCIe", Peaks(_tensor_cores(756e12, 378e12, float8=1513e12), 2.0e12)),
+    ("H100", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 3.35e12)),
     # https://www.nvidia.com/en-us/data-center/dgx-b200, a system of eight
-    ("B200", Peaks(_tensor_cores(2250e12, 1125e12), 8.0e12)),
+    ("B200", Peaks(_tensor_cores(2250e12, 1125e12, float8=4500e12), 8.0e12)),
     # https://www.nvidia.com/en-us/data-center/a100
     ("A100-SXM4-80GB", Peaks(_tensor_cores(312e12, 156e12), 2.039e12)),
     ("A100 80GB PCIe", Peaks(_tensor_cores(312e12, 156e12), 1.935e12)),
     ("A100", Peaks(_tensor_cores(312e12, 156e12), 1.555e12)),
     # https://www.nvidia.com/en-us/data-center/l40s and /l4
-    ("L40S", Peaks(_tensor_cores(362e12, 183e12), 864e9)),
-    ("L4", Peaks(_tensor_cores(121e12, 60e12), 300e9)),
+    ("L40S", Peaks(_tensor_cores(362e12, 183e12, float8=733e12), 864e9)),
+    ("L4", Peaks(_tensor_cores(121e12, 60e12, float8=242e12), 300e9)),
     # The appendices of NVIDIA's Ada (2.01) and GA102 (2.1) architecture white papers, float32 accumulation.
-    ("RTX 4090", Peaks(_tensor_cores(165.2e12, 82.6e12), 1.008e12)),
+    ("RTX 4090", Peaks(_tensor_cores(165.2e12, 82.6e12, float8=330.3e12), 1.008e12)),
     ("RTX 3090", Peaks(_tensor_cores(71e12, 35.6e12), 936e9)),
     # https://cloud.google.com/tpu/docs, system architecture, one chip
     ("TPU v6 lite", Peaks({"bfloat16": 918e12}, 1.638e12)),
@@ -95,10 +99,17 @@ def current_device() -> Device:
 def peak_flops(device: Device, dtype: str) -> float | None:
     """Operations a second of dense matrix products with operands of that dtype; None where it is unknown.
 
+    "float8" is of any format with 8 bits.
+
     "float32" is the rate of TF32, which XLA's default precision rounds float32 operands to on a GPU.
     """
     peaks = _peaks(device)
     return None if peaks is None else peaks.matmul.get(dtype)
+
+
+def computes_float8(device: Device) -> bool:
+    """Whether products of float8 operands gain anything there; a CPU, which emulates them, may try them."""
+    return device.platform == "cpu" or device.is_hopper or peak_flops(device, "float8") is not None
 
 
 def peak_bandwidth(device: Device) -> float | None:

@@ -58,6 +58,8 @@ __all__ = [
     "with_rows",
 ]
 
+FLOAT8_MULTIPLE = 16  # what cuBLAS demands of every dimension of a float8 product
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -103,6 +105,8 @@ class Config:
             self.train.horizon != "epochs" or self.content != "text",
             "train.horizon is epochs, which text has none of; set it to tokens, ratio or steps",
         )
+        if self.train.matmul_dtype == "float8":
+            self._check_float8()
         if self.stage == "grpo":
             self._check_rl()
         begins_trained = self.stage in ("dpo", "grpo")
@@ -143,6 +147,26 @@ class Config:
             f"({self.schedule.decay_frac}, {decay_steps:.0f} steps) overlap in a run of "
             f"{self.train.num_steps} steps (train.num_steps); lower one of them",
         )
+
+    def _check_float8(self) -> None:
+        model = self.model
+        require(
+            self.stage not in ("dpo", "grpo") and self.lora.rank == 0,
+            f"train.matmul_dtype is float8, but stage={self.stage} with lora.rank={self.lora.rank} "
+            "lives on small differences, which 3 bits of mantissa drown; set it to compute",
+        )
+        for name, size in (
+            ("model_dim", model.model_dim),
+            ("num_heads x head_dim", model.num_heads * model.head_dim),
+            ("num_kv_heads x head_dim", model.num_kv_heads * model.head_dim),
+            ("mlp_dim", model.mlp_dim),
+            ("context_len", model.context_len),
+        ):
+            require(
+                size % FLOAT8_MULTIPLE == 0,
+                f"model.{name} is {size}, but train.matmul_dtype=float8 needs multiples of {FLOAT8_MULTIPLE} "
+                "in every dimension of a product; change it, or set train.matmul_dtype=compute",
+            )
 
     def _check_rl(self) -> None:
         require(

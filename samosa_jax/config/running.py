@@ -53,6 +53,9 @@ class TrainConfig:
     batch_tokens: int = 16_384  # tokens per optimizer step over all devices
     device_batch_size: int | Literal["auto"] = 16  # rows at once on a device; auto: all that fit
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on accelerators
+    matmul_dtype: Literal["compute", "float8"] = (
+        "compute"  # of the layers' products in training; docs/planning.md
+    )
     max_bad_steps: int = 5  # non-finite steps in a row before the run stops
     push_to: str = ""  # OWNER/NAME of a model repository on the hub; made private if it is not there
     push_every: int = 1_000  # at least so many steps between checkpoints that are pushed while training

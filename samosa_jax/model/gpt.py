@@ -7,13 +7,14 @@ or a closure of a jitted function.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from samosa_kernels import KeyRanges
+from samosa_kernels.float8 import float8_product
 
 from samosa_jax.config import ModelConfig
 from samosa_jax.model.layers import (
@@ -21,6 +22,7 @@ from samosa_jax.model.layers import (
     Block,
     LayerInputs,
     Norm,
+    Product,
     Smear,
     ValueEmbedding,
     ValueEmbeddings,
@@ -74,10 +76,12 @@ class GPT(nnx.Module):
         turn_position: jax.Array,
         dtype: jnp.dtype,
         attend: Attend | None = None,
+        product: Product = jnp.matmul,
         before: jax.Array | None = None,
         layers: Sequence[Any] | None = None,
     ) -> jax.Array:
-        """Hidden states (B, T, D) after the last norm; see LayerInputs for `attend`, Smear for `before`.
+        """Hidden states (B, T, D) after the last norm; see LayerInputs for `attend` and `product`, Smear for
+        `before`.
 
         `layers` are the weights of the blocks, layer by layer, where they were unstacked before.
         """
@@ -85,7 +89,7 @@ class GPT(nnx.Module):
         if self.smear is not None:
             x = self.smear(x, position, before)
         rotation = make_rotation(self.config, position=position, turn_position=turn_position)
-        inputs = LayerInputs(x0=x, rotation=rotation, ranges=ranges, attend=attend)
+        inputs = LayerInputs(x0=x, rotation=rotation, ranges=ranges, attend=attend, product=product)
         # Layers that attend elsewhere are told apart by the order of their calls.
         if self.config.unroll_layers or attend is not None:
             x, middle = self._run_unrolled(x, tokens=tokens, inputs=inputs, layers=layers)
@@ -152,9 +156,15 @@ def unstack(stacked: Any) -> list[Any]:
     return [jax.tree.unflatten(structure, layer) for layer in zip(*columns, strict=True)]
 
 
+MatmulDtype = Literal["compute", "float8"]
+
+
 @dataclass(frozen=True)
 class Network:
     """A model as a static, hashable object; its parameters are always an argument.
+
+    `matmul_dtype` is that of the matrix products of the layers in `hidden`, as `config.TrainConfig` has it.
+    Decoding (`model.decoding`) takes no notice of it.
 
     Arrays of a batch are (B, T); `samosa_jax.data.batch.Batch` says what they mean.
     """
@@ -163,13 +173,20 @@ class Network:
     compute_dtype: str
     info: Any = field(compare=False, repr=False)  # a tree of ParamInfo shaped like the parameters
     graph: nnx.GraphDef[GPT] = field(compare=False, repr=False)
+    matmul_dtype: MatmulDtype = "compute"
 
     @classmethod
-    def build(cls, config: ModelConfig, *, compute_dtype: Any = "float32") -> "Network":
+    def build(
+        cls, config: ModelConfig, *, compute_dtype: Any = "float32", matmul_dtype: MatmulDtype = "compute"
+    ) -> "Network":
         """Describes the network; allocates nothing."""
         graph, state = nnx.split(nnx.eval_shape(lambda: GPT(config)))
         return cls(
-            config=config, compute_dtype=jnp.dtype(compute_dtype).name, info=describe(state), graph=graph
+            config=config,
+            compute_dtype=jnp.dtype(compute_dtype).name,
+            info=describe(state),
+            graph=graph,
+            matmul_dtype=matmul_dtype,
         )
 
     def init(self, key: jax.Array) -> Params:
@@ -205,6 +222,7 @@ class Network:
             position=position,
             turn_position=turn_position,
             dtype=jnp.dtype(self.compute_dtype),
+            product=float8_product if self.matmul_dtype == "float8" else jnp.matmul,
         )
 
     def head(self, params: Params) -> jax.Array:

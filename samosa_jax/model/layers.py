@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from samosa_kernels import KeyRanges, attention
+from samosa_kernels.float8 import SCALE_NAME
 
 from samosa_jax.config import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelConfig
 from samosa_jax.model.params import Initializers, Params, weight
@@ -22,6 +23,9 @@ from samosa_jax.parallel.sharding import constrain, map_shards
 
 Sizes = Mapping[str, int]  # of the dimension letters
 
+
+# The product of matrices (M, K) and (K, N) of one dtype -> (M, N).
+Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Attention of queries (B, T, N, H) over keys and values (B, T, K, H) with a layer's window -> (B, T, N, H).
 Attend = Callable[[jax.Array, jax.Array, jax.Array, int | None], jax.Array]
@@ -34,9 +38,12 @@ class LayerInputs(NamedTuple):
     rotation: Rotation
     ranges: KeyRanges
     attend: Attend | None = None  # instead of attention among the tokens at hand; called by layer after layer
+    product: Product = (
+        jnp.matmul
+    )  # of activations and the weights of queries, keys, values, output, up, gate, down
 
 
-def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
+def linear(x: jax.Array, weight: jax.Array, *, product: Product) -> jax.Array:
     """x (B, T, *in) times weight (*in, *out), cast to x's dtype -> (B, T, *out).
 
     As one product of two matrices: with three dimensions, XLA for CPU takes twice as long for the gradient
@@ -44,8 +51,8 @@ def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
     """
     fan_in = math.prod(x.shape[2:])
     out_shape = weight.shape[x.ndim - 2 :]
-    product = x.reshape(-1, fan_in) @ weight.astype(x.dtype).reshape(fan_in, -1)
-    return product.reshape(*x.shape[:2], *out_shape)
+    rows = product(x.reshape(-1, fan_in), weight.astype(x.dtype).reshape(fan_in, -1))
+    return rows.reshape(*x.shape[:2], *out_shape)
 
 
 def look_up(table: jax.Array, tokens: jax.Array, *, axis: int) -> jax.Array:
@@ -120,21 +127,21 @@ class Attention(nnx.Module):
         self, x: jax.Array, *, inputs: LayerInputs, window: int | None, added_value: jax.Array | None
     ) -> jax.Array:
         """x (B, T, D) -> (B, T, D); `added_value` (B, T, K, H) joins the values."""
-        q, k, v = self._project(x)
+        q, k, v = self._project(x, product=inputs.product)
         q = self._norm_and_rotate(q, self.query_scale, inputs.rotation)
         k = self._norm_and_rotate(k, self.key_scale, inputs.rotation)
         if added_value is not None:
             v = v + added_value
         attend = inputs.attend or attention_among(inputs.ranges, impl=self.config.attention)
         out = attend(q, k, v, window)
-        return constrain(linear(out, self.output[...]), "B T D")
+        return constrain(linear(out, self.output[...], product=inputs.product), "B T D")
 
-    def _project(self, x: jax.Array) -> list[jax.Array]:
+    def _project(self, x: jax.Array, *, product: Product) -> list[jax.Array]:
         """Queries, keys and values; by one product if their weights were joined (`join_inputs`)."""
         N, K = self.config.num_heads, self.config.num_kv_heads
         if self.query.shape[-2] == N + 2 * K:
-            return jnp.split(linear(x, self.query[...]), [N, N + K], axis=2)
-        return [linear(x, weight[...]) for weight in (self.query, self.key, self.value)]
+            return jnp.split(linear(x, self.query[...], product=product), [N, N + K], axis=2)
+        return [linear(x, weight[...], product=product) for weight in (self.query, self.key, self.value)]
 
     def _norm_and_rotate(
         self, x: jax.Array, scale: nnx.Param[jax.Array] | None, rotation: Rotation
@@ -185,13 +192,13 @@ class FeedForward(nnx.Module):
         self.up = make("L D -> F", init=init.mlp_in)
         self.down = make("L F -> D", init=init.mlp_out)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        up = linear(x, self.up[...])
+    def __call__(self, x: jax.Array, *, product: Product) -> jax.Array:
+        up = linear(x, self.up[...], product=product)
         if self.gate is None:
             hidden = jnp.square(jax.nn.relu(up))
         else:
-            hidden = jax.nn.silu(linear(x, self.gate[...])) * up
-        return constrain(linear(constrain(hidden, "B T F"), self.down[...]), "B T D")
+            hidden = jax.nn.silu(linear(x, self.gate[...], product=product)) * up
+        return constrain(linear(constrain(hidden, "B T F"), self.down[...], product=product), "B T D")
 
 
 class ValueEmbeddings(nnx.Module):
@@ -274,7 +281,7 @@ class Block(nnx.Module):
             return self.attention(normed, inputs=inputs, window=window, added_value=added)
 
         def feed_forward(x: jax.Array) -> jax.Array:
-            return self.mlp(self.mlp_norm(x))
+            return self.mlp(self.mlp_norm(x), product=inputs.product)
 
         return recompute(layer, self.remat == "full")(x)
 
@@ -290,12 +297,12 @@ class Block(nnx.Module):
 
 
 def recompute(function: Callable[[jax.Array], jax.Array], when: bool) -> Callable[[jax.Array], jax.Array]:
-    """With `when`, keeps nothing of `function` for the backward but what attention returned.
+    """With `when`, keeps nothing of `function` for the backward but what attention returned and scales.
 
     XLA for CPU sees that unrolled layers compute the same thing twice, and keeps it after all: there it takes
     unroll_layers=False to save memory.
     """
     if not when:
         return function
-    keep_attention = jax.checkpoint_policies.save_only_these_names("attn_out", "attn_lse")
-    return jax.checkpoint(function, policy=keep_attention)
+    kept = jax.checkpoint_policies.save_only_these_names("attn_out", "attn_lse", SCALE_NAME)
+    return jax.checkpoint(function, policy=kept)

@@ -71,6 +71,8 @@ class MemoryModel:
         self._config = config
         self._sizes = resolve_mesh(config.mesh, num_devices)
         self._itemsize = np.dtype(compute_dtype).itemsize
+        # Of what products read.
+        self._operand_itemsize = 1 if config.train.matmul_dtype == "float8" else self._itemsize
         mesh = _mesh_on_paper(self._sizes)
         network = Network.build(config.model, compute_dtype=compute_dtype)
         has_adapters = config.lora.rank > 0
@@ -95,6 +97,7 @@ class MemoryModel:
     def at(self, *, device_rows: int, remat: Remat) -> StepMemory:
         """With `device_rows` rows per device in one forward pass, the other rows of a step accumulated."""
         config, model, item = self._config, self._config.model, self._itemsize
+        operand = self._operand_itemsize
         tensor = self._sizes.tensor
         tokens = device_rows * model.context_len
         num_microbatches = max(1, config.batch_rows // (device_rows * self._sizes.data * self._sizes.fsdp))
@@ -104,10 +107,10 @@ class MemoryModel:
         compute_copy = item * (self._wide + in_layers) + 4 * self._narrow if is_copied else 0
         one_gradient = 4 * self._trained_values  # float32, as products of matrices give it
         sums = 4 * self._trained_values if num_microbatches > 1 else 0
-        of_layer = _kept_by_layer(model, remat, tensor, item)
+        of_layer = _kept_by_layer(model, remat, tensor, item, operand)
         outside = tokens * item * OUTSIDE_LAYERS * model.model_dim
         kept = int(tokens * model.num_layers * of_layer) + outside
-        recomputed = int(tokens * (_kept_by_layer(model, "none", tensor, item) - of_layer))
+        recomputed = int(tokens * (_kept_by_layer(model, "none", tensor, item, operand) - of_layer))
         working = int(tokens * item * _working_set(model, tensor))
         head = 4 * model.padded_vocab_size * model.model_dim
         chunk = -(-tokens // max(1, -(-tokens // config.loss.chunk_tokens)))
@@ -136,8 +139,13 @@ class MemoryModel:
 OUTSIDE_LAYERS = 4
 
 
-def _kept_by_layer(model: ModelConfig, remat: Remat, tensor: int, itemsize: int) -> float:
-    """Bytes per token that the backward reads of one layer's forward."""
+def _kept_by_layer(
+    model: ModelConfig, remat: Remat, tensor: int, itemsize: int, operand_itemsize: int
+) -> float:
+    """Bytes per token that the backward reads of one layer's forward.
+
+    What products alone read is kept as they read it; what attention returned is read by its own backward too.
+    """
     D = model.model_dim
     N, K, F = model.num_heads / tensor, model.num_kv_heads / tensor, model.mlp_dim / tensor
     queries, keys = N * model.head_dim, K * model.head_dim
@@ -159,7 +167,11 @@ def _kept_by_layer(model: ModelConfig, remat: Remat, tensor: int, itemsize: int)
             kept = residuals + projected + attended
         case "full":
             kept = D + attended
-    return itemsize * kept + statistics
+    if operand_itemsize == itemsize:
+        return itemsize * kept + statistics
+    narrowed = {"none": 2 * D + F, "attention": D + F, "mlp": D, "full": 0}[remat]
+    twice = attended if remat in ("none", "mlp") else 0
+    return itemsize * (kept - narrowed) + operand_itemsize * (narrowed + twice) + statistics
 
 
 def _working_set(model: ModelConfig, tensor: int) -> float:

@@ -23,6 +23,9 @@ MFU_SOURCE = {
     "a100": "assumed as on an H100; nothing was measured",
     "rtx4090": "assumed as on an H100; nothing was measured",
 }
+# How much faster whole steps get with float8 products, beside bfloat16: karpathy/nanochat's d26 on 8 x H100
+# made 740 thousand tokens a second of 630 (its dev/LOG.md, 2026-02-02), with one scale per tensor as here.
+FLOAT8_GAIN = 1.17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class Pace:
     """Of the whole run on all devices.
 
     Attributes:
-        mfu: of one device computing, before communication.
+        mfu: of one device computing, before communication; of its bfloat16 peak, also for float8.
         source: of that number.
         tokens_per_sec: of all devices together, communication included.
         seconds: of all steps; compilation, evaluation and saving are not counted.
@@ -127,6 +130,7 @@ def predict_pace(
     device: PlannedDevice,
     num_devices: int,
     mfu: float | None,
+    matmul_dtype: str,
     scaling_parameters: int,
     flops_per_token: int,
     batch_tokens: int,
@@ -135,13 +139,17 @@ def predict_pace(
     itemsize: int,
     cost_per_hour: float,
 ) -> Pace | None:
-    """None on a device whose peak nobody states. `mfu` replaces the expected one; `cost_per_hour` is of the
-    whole machine.
+    """None on a device whose peak nobody states. `mfu` replaces the expected one, which `matmul_dtype` float8
+    raises; `cost_per_hour` is of the whole machine.
     """
     if device.peak_flops is None:
         return None
-    share = expected_mfu(scaling_parameters) if mfu is None else mfu
-    source = MFU_SOURCE[device.name] if mfu is None else "given"
+    share, source = mfu, "given"
+    if share is None:
+        share, source = expected_mfu(scaling_parameters), MFU_SOURCE[device.name]
+        if matmul_dtype == "float8":
+            share *= FLOAT8_GAIN
+            source += f"; times {FLOAT8_GAIN} for float8, measured by nanochat d26 (of the bfloat16 peak)"
     compute_seconds = batch_tokens / num_devices * flops_per_token / (share * device.peak_flops)
     traffic = scaling(
         device=device,

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from samosa_kernels import Device
+
 from samosa_jax.config import Config
 from samosa_jax.mesh_sizes import check_mesh, dividing_rows, resolve_mesh
 from samosa_jax.planning.devices import PlannedDevice
@@ -20,6 +22,7 @@ from samosa_jax.sizes import (
     scaling_parameters,
     state_bytes,
 )
+from samosa_jax.training.environment import check_matmul_dtype
 
 MemorySource = Literal["compiler", "closed model"]
 
@@ -82,13 +85,14 @@ def make_plan(
     """By closed formulas alone, in a second; `with_compiled_peak` replaces the memory's sum.
 
     Raises:
-        ConfigError: batch or model do not divide over the devices.
+        ConfigError: batch or model do not divide over the devices, or these lack what matmul_dtype needs.
         UserError: a folder of data.sources is none.
     """
     model, train = config.model, config.train
     rows = dividing_rows(config, num_devices)
     if train.device_batch_size != "auto":
         check_mesh(config, num_devices)
+    check_matmul_dtype(train.matmul_dtype, Device(platform=device.platform, kind=device.kind))
     dtype = device.compute_dtype if train.compute_dtype == "auto" else train.compute_dtype
     memory_model = MemoryModel(config, num_devices=num_devices, compute_dtype=dtype)
     fitted = fit_every_policy(memory_model, rows=rows, usable_bytes=device.usable_bytes)
@@ -121,6 +125,7 @@ def make_plan(
             device=device,
             num_devices=num_devices,
             mfu=mfu,
+            matmul_dtype=train.matmul_dtype,
             scaling_parameters=scaling_parameters(model),
             flops_per_token=flops_per_token(model),
             batch_tokens=train.batch_tokens,

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from samosa_kernels.device import Device, computes_float8
+
+from samosa_jax.errors import ConfigError
 
 # Dense matmul FLOPs per second and chip in bfloat16 (float16 for chips without it), from the makers' data
 # sheets: the first name found in the lower-cased device kind counts, so the special stand before the general.
@@ -49,6 +52,15 @@ def peak_flops(device_kind: str, *, platform_name: str) -> float | None:
         return None
     kind = device_kind.lower()
     return next((flops for name, flops in PEAK_BFLOAT16_FLOPS if name in kind), None)
+
+
+def check_matmul_dtype(matmul_dtype: str, device: Device) -> None:
+    """Raises ConfigError if train.matmul_dtype is float8 and the device is not known to gain by it."""
+    if matmul_dtype == "float8" and not computes_float8(device):
+        raise ConfigError(
+            f"train.matmul_dtype is float8, but {device.kind} is not known to have units for it (Hopper, Ada "
+            "and Blackwell GPUs have them); set train.matmul_dtype=compute"
+        )
 
 
 def peak_bytes() -> int:

@@ -1,7 +1,8 @@
 """One optimizer step, jitted: gradients of sums over microbatches, one division, a guard, one update."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -40,6 +41,7 @@ def make_train_step(
     learning_rate: Callable[[jax.Array], jax.Array],
     shardings: TrainState,
     cast: Callable[[Params], Params] = lambda params: params,
+    compiler_options: Mapping[str, bool] = MappingProxyType({}),
 ) -> jax.stages.Wrapped:
     """A jitted step(state, batch, frozen) -> (state, StepMetrics), which donates `state`.
 
@@ -49,6 +51,7 @@ def make_train_step(
     `learning_rate` of the steps made so far is for the report. `shardings` (see `state.state_shardings`)
     fixes where the state lives; its mesh is the ambient one inside. `cast` makes of the state's parameters
     those that `loss_fn` computes with (`model.params.in_compute_dtype`), once per step.
+    `compiler_options` are XLA's, for this program alone.
     """
     mesh = shardings.step.mesh
     loss_and_gradient = over_replicas(functools.partial(accumulate, loss_fn), shardings=shardings.params)
@@ -89,7 +92,12 @@ def make_train_step(
         )
         return new_state, report
 
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+        compiler_options=dict(compiler_options),
+    )
 
 
 def accumulate(loss_fn: LossFn, params: Params, batch: Any, frozen: Any) -> tuple[LossOutput, Params]:
