@@ -38,12 +38,10 @@ class LayerInputs(NamedTuple):
     rotation: Rotation
     ranges: KeyRanges
     attend: Attend | None = None  # instead of attention among the tokens at hand; called by layer after layer
-    product: Product = (
-        jnp.matmul
-    )  # of activations and the weights of queries, keys, values, output, up, gate, down
+    product: Product = jnp.matmul  # of activations and the matrices of attention and MLP
 
 
-def linear(x: jax.Array, weight: jax.Array, *, product: Product) -> jax.Array:
+def linear(x: jax.Array, weight: jax.Array, *, product: Product = jnp.matmul) -> jax.Array:
     """x (B, T, *in) times weight (*in, *out), cast to x's dtype -> (B, T, *out).
 
     As one product of two matrices: with three dimensions, XLA for CPU takes twice as long for the gradient
