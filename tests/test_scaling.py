@@ -125,7 +125,7 @@ def numbers(line: str) -> list[float]:
 def test_a_tiny_ladder_is_climbed_predicted_and_checked(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
+    monkeypatch.setenv("XLA_FLAGS", training_runs.environment()["XLA_FLAGS"])
     plan = write_plan(tmp_path / "tiny.yaml", data)
     page = tmp_path / "scaling.md"
     flags = [str(plan), f"--out_dir={tmp_path / 'runs'}", f"--out={page}", "--jobs=2"]
