@@ -9,11 +9,6 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-# XLA's emitters of fused loops take two thirds of the time that it compiles for a CPU. Later versions no longer
-# know the flag, and XLA aborts the process at a flag that it does not know.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-gc.set_threshold(20_000, 20, 20)  # a tenth of the tests' time went to collections
 # Tests compile far more than they compute: unoptimised machine code takes half as long to make.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "xla"))
@@ -27,6 +22,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import hypothesis
 import pytest
 
+# XLA's emitters of fused loops take two thirds of the time that it compiles for a CPU. Later versions do not know
+# the flag, and XLA ends the process at a flag that it does not know.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+gc.set_threshold(20_000, 20, 20)  # a tenth of the tests' time went to garbage collections
 # A busy machine is no fault of what is tested.
 hypothesis.settings.register_profile(
     "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
