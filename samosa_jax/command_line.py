@@ -11,6 +11,7 @@ and builds; this file names mistakes with file, line and near miss.
 
 import dataclasses
 import functools
+import gc
 import json
 import os
 import re
@@ -143,6 +144,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     A reader of stdout that went away (`| head`) ends it silently with 141. Anything else is a bug of ours
     and keeps its traceback.
     """
+    gc.freeze()  # what is imported stays: collections that visit all of JAX took a tenth of a short run
     try:
         main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

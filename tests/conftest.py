@@ -22,8 +22,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import hypothesis
 import pytest
 
-# XLA's emitters of fused loops take two thirds of the time that it compiles for a CPU. Later versions do not know
-# the flag, and XLA ends the process at a flag that it does not know.
+# XLA's emitters of fused loops take two thirds of the time that it compiles for a CPU. Later versions do not
+# know the flag, and XLA ends the process at a flag that it does not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 gc.set_threshold(20_000, 20, 20)  # a tenth of the tests' time went to garbage collections
