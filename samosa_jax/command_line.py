@@ -10,6 +10,8 @@ and builds; this file names mistakes with file, line and near miss.
 """
 
 import dataclasses
+import functools
+import gc
 import json
 import os
 import re
@@ -142,6 +144,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     A reader of stdout that went away (`| head`) ends it silently with 141. Anything else is a bug of ours
     and keeps its traceback.
     """
+    gc.freeze()  # what is imported stays: collections that visit all of JAX took a tenth of a short run
     try:
         main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -179,12 +182,14 @@ class _Reading(Generic[T]):
             if key.default is dataclasses.MISSING and name not in self.origins:
                 raise ConfigError(f"--{name} is missing; expected {type_in_words(key.type)}")
         namespace = self._parse(defaults, only_given=False)
-        values = _parser(self.cls).instantiate(namespace)
+        values = _plain_parser(self.cls).instantiate(namespace)
         return self.cls(**{spec.name: values[spec.name] for spec in _fields(self.cls)})
 
     def _parse(self, defaults: Mapping[str, object], *, only_given: bool):
-        parser = _parser(self.cls)
-        parser.set_defaults(dict(defaults))
+        parser = _plain_parser(self.cls)
+        if defaults:
+            parser = _make_parser(self.cls)
+            parser.set_defaults(dict(defaults))
         try:
             return parser.parse_args(self.arguments, defaults=not only_given)
         except ArgumentError as error:
@@ -199,7 +204,13 @@ class _Reading(Generic[T]):
         return f"{origin.where} is {origin.text!r}; expected {type_in_words(self.keys[name].type)}"
 
 
-def _parser(cls: type) -> ArgumentParser:
+@functools.cache
+def _plain_parser(cls: type) -> ArgumentParser:
+    """With the defaults of the dataclass; to make one takes longer than to parse."""
+    return _make_parser(cls)
+
+
+def _make_parser(cls: type) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(cls, as_group=False)

@@ -29,7 +29,7 @@ SHAPE = {
     "train.batch_tokens": CONTEXT_LEN * 8,
 }
 SUMS = [f"{a}+{b}" for a, b in itertools.product((12, 23, 34), (31, 45))]
-NUM_STEPS = 500
+NUM_STEPS = 100
 
 
 def question(expression: str) -> str:
@@ -101,7 +101,7 @@ def _learn(network: Network, params: Any, conversations: list[Any], tokenizer: T
         tokens[row, : len(one.tokens)] = one.tokens
         said[row, : len(one.tokens)] = np.isin(one.roles, (Role.ASSISTANT, Role.THINK, Role.TOOL_CALL))
     position = np.broadcast_to(np.arange(length - 1, dtype=np.int32), (len(rendered), length - 1))
-    optimizer = optax.adam(1e-2)
+    optimizer = optax.adam(3e-2)
 
     def loss(params: Any) -> jax.Array:
         logits = network.logits(

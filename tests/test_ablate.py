@@ -39,6 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_plan(path: Path, data: Path, **changes: Any) -> Path:
     """A plan of the tiny run, with some of its keys changed."""
     settings = {**training_runs.TINY, "train.num_steps": NUM_STEPS, "sample.max_tokens": 0}
+    settings["model.num_layers"] = 1  # every run compiles it in a process of its own
     settings |= {"data.sources": [{"path": str(data)}], **changes.pop("set", {})}
     plan = {"name": "tiny", "set": settings, "seeds": [0, 1], "rows": ROWS, **changes}
     path.write_text(yaml.safe_dump(plan, sort_keys=False))

@@ -134,7 +134,7 @@ def test_a_slow_hub_costs_bounded_time(hub: Hub, run: Path) -> None:
 
 
 def train(data: Path, out: Path, hub: Hub, **overrides: object) -> subprocess.CompletedProcess[str]:
-    values = {"name": "pushed", "train.num_steps": 12, "checkpoint.every_steps": 6}
+    values = {"name": "pushed", "train.num_steps": 12, "checkpoint.every_steps": 6, "sample.prompts": []}
     values |= {"train.push_to": REPO, "train.push_every": 6} | overrides
     assert os.environ["HF_ENDPOINT"] == hub.endpoint
     return training_runs.run(training_runs.flags(data, out, values))

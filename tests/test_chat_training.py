@@ -25,6 +25,7 @@ BASE = {
     "model.position": "hirope",
     "train.batch_tokens": 2048,
     "train.num_steps": 40,
+    "sample.prompts": [],
 }
 SFT = {**chat_runs.SFT, "train.batch_tokens": 2048}
 DPO = {
@@ -36,6 +37,7 @@ DPO = {
     "train.batch_tokens": 4096,
     "optimizer.lr_scale": 0.05,
     "dpo.beta": 0.1,
+    "sample.prompts": [],
 }
 
 

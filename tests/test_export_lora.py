@@ -25,6 +25,7 @@ QWEN3 = {
     "model.context_len": 128,
     "train.batch_tokens": 512,
     "train.num_steps": 10,
+    "sample.prompts": [],
 }
 LORA = {
     **chat_runs.SFT,

@@ -1,6 +1,7 @@
 """Every preset at tiny width through export and verification, in transformers and in plain PyTorch."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def tiny(path: Path) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def presets() -> dict[str, dict[str, Any]]:
     """Those that differ from each other at tiny width."""
     found: dict[str, dict[str, Any]] = {}

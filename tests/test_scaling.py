@@ -18,6 +18,7 @@ from samosa_jax.experiments.power_law import MIN_POINTS, fit, fit_rungs, seed_in
 from samosa_jax.sizes import flops_per_token, scaling_parameters
 
 PLANS = Path(__file__).parents[1] / "configs" / "scaling"
+RATIO = 0.5  # tokens per parameter of the tiny ladder
 SIZES = np.geomspace(1e5, 1e8, 7)
 LAW = {"floor": 1.7, "coefficient": 30.0, "exponent": 0.28}
 
@@ -108,7 +109,7 @@ def write_plan(path: Path, data: Path, **changes: Any) -> Path:
         "checkpoint.every_steps": 0,
     }
     plan: dict[str, Any] = {"name": "tiny", "set": settings, "per_depth": {"model.model_dim": 8}}
-    plan |= {"seeds": [0], "ratios": [1.5], "depths": [1, 2, 3], "predict": 4, **changes}
+    plan |= {"seeds": [0], "ratios": [RATIO], "depths": [1, 2, 3], "predict": 4, **changes}
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
     return path
 
@@ -125,13 +126,13 @@ def numbers(line: str) -> list[float]:
 def test_a_tiny_ladder_is_climbed_predicted_and_checked(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
+    monkeypatch.setenv("XLA_FLAGS", training_runs.environment()["XLA_FLAGS"])
     plan = write_plan(tmp_path / "tiny.yaml", data)
     page = tmp_path / "scaling.md"
     flags = [str(plan), f"--out_dir={tmp_path / 'runs'}", f"--out={page}", "--jobs=2"]
     scaling.main([*flags, "--predict_only"])
     runs = tmp_path / "runs" / "tiny"
-    assert not (runs / "d4-r1.5-seed0").exists()
+    assert not (runs / f"d4-r{RATIO}-seed0").exists()
     (predicted,) = re.findall(r"predicts (\d\.\d+)", page.read_text())
     scaling.main(flags)
     said = capsys.readouterr().out
@@ -139,11 +140,11 @@ def test_a_tiny_ladder_is_climbed_predicted_and_checked(
     text = page.read_text()
     assert f"predicts {predicted}" in text  # what it reached has not moved what was predicted
     losses = {
-        depth: training_runs.load_json(runs / f"d{depth}-r1.5-seed0" / "summary.json")["val_bpb"]
+        depth: training_runs.load_json(runs / f"d{depth}-r{RATIO}-seed0" / "summary.json")["val_bpb"]
         for depth in (1, 2, 3, 4)
     }
     ladder = read_ladder(plan)
-    planned = plan_rungs(ladder, 1.5, out_dir=tmp_path / "runs")
+    planned = plan_rungs(ladder, RATIO, out_dir=tmp_path / "runs")
     points = []
     for depth in (1, 2, 3):
         (run,) = planned[depth]
@@ -155,7 +156,7 @@ def test_a_tiny_ladder_is_climbed_predicted_and_checked(
             32 * depth,
         )
         tokens = run.config.train.num_steps * 256
-        assert tokens == pytest.approx(1.5 * scaling_parameters(model), abs=128)
+        assert tokens == pytest.approx(RATIO * scaling_parameters(model), abs=128)
         points.append((flops_per_token(model) * tokens, losses[depth]))
         (line,) = re.findall(rf"^\| {depth} \|.*$", text, re.MULTILINE)
         assert f"| {tokens:,} |" in line
@@ -210,7 +211,7 @@ def test_a_rung_that_cannot_be_built_is_named(tmp_path: Path):
         tmp_path / "tiny.yaml", tmp_path / "data", set=settings, per_depth={"model.num_heads": 3}
     )
     with pytest.raises(
-        UserError, match=r"tiny.yaml: depth 1, ratio 1.5: model.num_heads is 3, not a multiple"
+        UserError, match=rf"tiny.yaml: depth 1, ratio {RATIO}: model.num_heads is 3, not a multiple"
     ):
         scaling.main([str(plan), f"--out_dir={tmp_path / 'runs'}"])
 

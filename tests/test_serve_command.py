@@ -1,6 +1,5 @@
 """`samosa serve` as users start it: a process of its own, told to stop by signals."""
 
-import os
 import re
 import signal
 import socket
@@ -15,6 +14,7 @@ import httpx
 import openai
 import pytest
 import serving
+import training_runs
 from serving import NAME
 
 from samosa_jax.errors import UserError
@@ -35,7 +35,7 @@ def start(*flags: str, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "XLA_FLAGS": "", **environment},
+        env={**training_runs.environment(), **environment},
     )
 
 

@@ -1,7 +1,6 @@
 """The web page as people use it: a real browser, the real server, and a real model that knows its lines."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import reciting_model
+import training_runs
 from browser import PHONE, WINDOW, Browser, open_browser
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     command.append("--warm_up=false")  # these tests use few of its programs
     log = folder / "log"
     with log.open("w") as output:
-        environment = {**os.environ, "SAMOSA_API_KEY": KEY, "XLA_FLAGS": ""}
+        environment = {**training_runs.environment(), "SAMOSA_API_KEY": KEY}
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         until(lambda: process.poll() is not None or is_healthy(port), seconds=120)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -100,8 +101,10 @@ def flags(data: Path, out_dir: Path, overrides: Mapping[str, object]) -> list[st
 
 
 def environment(*, num_devices: int = 1) -> dict[str, str]:
-    """Of a training process: CPU devices of its own number, and the compilation cache of the tests."""
-    return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
+    """Of a process: CPU devices of its own number; the tests' compilation cache and flags of XLA."""
+    count = "--xla_force_host_platform_device_count="
+    flags = re.sub(rf"{count}\d+", f"{count}{num_devices}", os.environ["XLA_FLAGS"])
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 def start(arguments: list[str], *, num_devices: int = 1) -> subprocess.Popen[str]:

@@ -15,17 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    GatedRepoError,
-    HfHubHTTPError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import disable_progress_bars
+# Its parts are imported when first asked for, which most commands never do: they take a quarter of a second.
+import huggingface_hub
 
 from samosa_jax.data.manifest import hash_file
 from samosa_jax.errors import UserError
@@ -89,10 +80,14 @@ def list_files(
             sha256=entry.lfs.sha256 if entry.lfs is not None else None,
         )
         for entry in entries
-        if isinstance(entry, RepoFile) and is_readable(Path(entry.path)) and _fits(entry.path, pattern)
+        if isinstance(entry, huggingface_hub.RepoFile)
+        and is_readable(Path(entry.path))
+        and _fits(entry.path, pattern)
     ]
     if not files:
-        folders = sorted({str(Path(entry.path).parent) for entry in entries if isinstance(entry, RepoFile)})
+        folders = sorted(
+            {str(Path(entry.path).parent) for entry in entries if isinstance(entry, huggingface_hub.RepoFile)}
+        )
         raise UserError(
             f"{address}: no text files fit; its folders are: {', '.join(folders[:12]) or 'none'}. "
             "Name a folder or a pattern such as hf://owner/name/data/*.parquet"
@@ -148,11 +143,13 @@ def _fits(path: str, pattern: str | None) -> bool:
     )
 
 
-def open_api() -> HfApi:
+def open_api() -> "huggingface_hub.HfApi":
     """The hub that HF_ENDPOINT names, with the token of HF_TOKEN or of its own login, if there is one."""
-    # The endpoint is read now, not when huggingface_hub was first imported.
+    from huggingface_hub.utils import disable_progress_bars
+
     disable_progress_bars()
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    # The endpoint is read now, not when huggingface_hub was first imported.
+    return huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
 
 def retry(
@@ -164,21 +161,27 @@ def retry(
       kind: what the address names, for errors.
       done: what the call does with it.
     """
+    from huggingface_hub import errors
+
     for attempt in range(ATTEMPTS):
         try:
             return call()
-        except GatedRepoError:
+        except errors.GatedRepoError:
             raise UserError(
                 f"{address}: access must be requested; accept its terms on its page, then set HF_TOKEN"
             ) from None
-        except RepositoryNotFoundError:
+        except errors.RepositoryNotFoundError:
             raise UserError(
                 f"{address}: no such {kind}, or it is private; check the name, or set HF_TOKEN"
             ) from None
-        except (RevisionNotFoundError, RemoteEntryNotFoundError, DisabledRepoError) as error:
+        except (
+            errors.RevisionNotFoundError,
+            errors.RemoteEntryNotFoundError,
+            errors.DisabledRepoError,
+        ) as error:
             raise UserError(f"{address}: {_first_line(error)}; check the revision and the path") from None
         except Exception as error:  # the HTTP client's own errors are not part of huggingface_hub's interface
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
             passing = status is None or status >= 500 or status in (408, 429)
             if isinstance(error, (TypeError, AttributeError)):
                 raise
@@ -197,5 +200,5 @@ def retry(
 
 def _first_line(error: Exception) -> str:
     line = str(error).strip().split("\n")[0]
-    token = get_token()
+    token = huggingface_hub.get_token()
     return line.replace(token, "***") if token else line

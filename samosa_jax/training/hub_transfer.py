@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.hf_api import RepoFile
+import huggingface_hub
 
 from samosa_jax.data.hub import open_api, retry
 from samosa_jax.data.manifest import TOKENIZER_FOLDER, hash_file
@@ -120,9 +119,10 @@ def push(parcel: Parcel, repo: str, *, private: bool, revision: str | None, mess
             api.create_branch(repo, branch=revision, exist_ok=True)
         stale = _stale(api, repo, revision, parcel)
         additions = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in parcel.files.items()
+            huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
+            for name, path in parcel.files.items()
         ]
-        deletions = [CommitOperationDelete(path_in_repo=name) for name in stale]
+        deletions = [huggingface_hub.CommitOperationDelete(path_in_repo=name) for name in stale]
         done = api.create_commit(
             repo,
             [*additions, *deletions],
@@ -154,7 +154,7 @@ def pull(repo: str, *, revision: str | None, to: Path | None, say: Callable[[str
     if not commit:
         raise UserError(f"{repo}: the server names no commit for it; check HF_ENDPOINT")
     listing = retry(repo, lambda: list(api.list_repo_tree(repo, recursive=True, revision=commit)), kind=KIND)
-    files = [entry for entry in listing if isinstance(entry, RepoFile)]
+    files = [entry for entry in listing if isinstance(entry, huggingface_hub.RepoFile)]
     for file in files:
         place = PurePosixPath(file.path)
         if place.is_absolute() or ".." in place.parts:
@@ -261,20 +261,24 @@ def _check_seal(folder: Path, *, name: Path | None = None) -> None:
         raise UserError(f"checkpoint {name or folder} cannot be used: {fault}; name another one")
 
 
-def _stale(api: HfApi, repo: str, revision: str | None, parcel: Parcel) -> list[str]:
+def _stale(api: "huggingface_hub.HfApi", repo: str, revision: str | None, parcel: Parcel) -> list[str]:
     """Checkpoints, or weights of an export in safetensors, in the repository that are not pushed again."""
     if parcel.kind == "export" and not any(map(_LOADED_FIRST.fullmatch, parcel.files)):
         return []  # a .gguf may well stand beside the weights that it was made from
     entries = api.list_repo_tree(repo, recursive=True, revision=revision)
     names = [
-        entry.path for entry in entries if isinstance(entry, RepoFile) and entry.path not in parcel.files
+        entry.path
+        for entry in entries
+        if isinstance(entry, huggingface_hub.RepoFile) and entry.path not in parcel.files
     ]
     if parcel.kind == "export":
         return [name for name in names if _LOADED_FIRST.fullmatch(name)]
     return [name for name in names if name.startswith(f"{_CHECKPOINTS}/")]
 
 
-def _download(api: HfApi, repo: str, commit: str, file: RepoFile, folder: Path) -> None:
+def _download(
+    api: "huggingface_hub.HfApi", repo: str, commit: str, file: "huggingface_hub.RepoFile", folder: Path
+) -> None:
     """Fetches a file, or the rest of it, and compares it with the hub's listing."""
 
     def fetch() -> Path:
@@ -294,7 +298,7 @@ def _download(api: HfApi, repo: str, commit: str, file: RepoFile, folder: Path) 
         )
 
 
-def _is_whole(path: Path, file: RepoFile) -> bool:
+def _is_whole(path: Path, file: "huggingface_hub.RepoFile") -> bool:
     """By SHA-256 for large files; small ones have git's SHA-1 alone."""
     if path.stat().st_size != file.size:
         return False
