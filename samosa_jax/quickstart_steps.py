@@ -22,7 +22,7 @@ STEPS = {"base": 180, "mid": 720, "sft": 480, "dpo": 40, "grpo": 16}
 MIN_STEPS = {"base": 20, "mid": 4, "sft": 4, "dpo": 4, "grpo": 2}
 SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manners")
 QUESTIONS = 40  # of every skill after a stage; the last model is asked more
-LAST_QUESTIONS = 200
+LAST_QUESTIONS = 120
 STORIES = "embedded/stories"
 
 
