@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samosa_jax.errors import UserError
+from samosa_jax.tasks.preference import HABITS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = CONFIGS / "recipes" / "quickstart"
@@ -131,7 +132,8 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
         title="preferences",
         argv=(
             *("prepare", "synth", "preference", "--of", "starter", "--seed", seed, "--out", str(pairs)),
-            *("--count", str(max(round(PAIRS * settings.share), MIN_PAIRS)), *persona),
+            *("--count", str(max(round(PAIRS * settings.share), MIN_PAIRS)), "--artefacts", *HABITS),
+            *persona,
         ),
         makes=pairs,
     )

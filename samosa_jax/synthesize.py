@@ -23,9 +23,10 @@ from samosa_jax.command_line import parse_dataclass, run
 from samosa_jax.data.chat.conversation import to_json
 from samosa_jax.data.chat.rules import RuleOptions, failures, make_rules
 from samosa_jax.errors import UserError
+from samosa_jax.keys import near_miss
 from samosa_jax.tasks.catalog import ALL, TASK_NAMES, make_generated, make_task
 from samosa_jax.tasks.identity import Persona, load_persona
-from samosa_jax.tasks.preference import PreferenceSynthesis, with_habit
+from samosa_jax.tasks.preference import ARTEFACTS, PreferenceSynthesis, with_habit
 from samosa_jax.tasks.task import Example, Split, Task, with_tool_schemas
 from samosa_jax.tasks.teacher import TeacherOptions, taught
 from samosa_jax.tasks.variety import VarietyCounter
@@ -47,6 +48,7 @@ class SynthFlags:
     persona: str | None = None  # YAML file of who the assistant is; without it, samosaChaat
     levels: tuple[int, ...] = ()  # of a graded task, as in --levels=[1,2]; all of them if not given
     of: str = ""  # of preference: the task whose answers the pairs are made of; several if not given
+    artefacts: tuple[str, ...] = ()  # likewise: by which they are spoiled; all if not given
     spoiled: float = 0.0  # share of answers with a habit of scraped text, for preferences to take out again
     include_tools: bool = False  # put the schemas of the tools into every conversation
     overwrite: bool = False  # replace the file if it exists
@@ -76,7 +78,7 @@ def synthesize(flags: SynthFlags) -> None:
     other_split: Split = "heldout" if flags.split == "train" else "train"
     if flags.name == PREFERENCE:
         tasks = [make_generated(flags.of, persona=persona)] if flags.of else None
-        synthesis = PreferenceSynthesis(persona, tasks=tasks)
+        synthesis = PreferenceSynthesis(persona, tasks=tasks, artefacts=flags.artefacts)
         rows = _pair_rows(synthesis, flags, variety)
         others = (pair.prompt for pair in synthesis.pairs(other_split, flags.seed, _compared(flags)))
     else:
@@ -106,10 +108,14 @@ def _check(flags: SynthFlags, out: Path) -> None:
         raise UserError(
             "preference pairs take no --teacher-url, --levels, --include-tools or --spoiled; leave them out"
         )
-    if flags.of and flags.name != PREFERENCE:
+    if (flags.of or flags.artefacts) and flags.name != PREFERENCE:
         raise UserError(
-            f"--of says what preference pairs are made of, but {flags.name} is asked for; drop it"
+            f"--of and --artefacts say how preference pairs are made, not {flags.name}; drop them"
         )
+    for artefact in flags.artefacts:
+        if artefact not in ARTEFACTS:
+            hint = near_miss(artefact, ARTEFACTS) or f"; there are {', '.join(ARTEFACTS)}"
+            raise UserError(f"--artefacts has {artefact!r}, which is none{hint}")
     if not 0 <= flags.spoiled <= 1:
         raise UserError(f"--spoiled is {flags.spoiled}; expected a share from 0 to 1")
     if out.exists() and not flags.overwrite:

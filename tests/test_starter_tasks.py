@@ -123,3 +123,5 @@ def test_pairs_can_be_made_of_one_task():
     pairs = list(synthesis.pairs("train", 0, 60))
     assert {pair.artefact for pair in pairs} >= set(HABITS)
     assert all(pair.chosen != pair.rejected for pair in pairs)
+    habits = PreferenceSynthesis(tasks=[StarterTask()], artefacts=HABITS).pairs("train", 0, 60)
+    assert {pair.artefact for pair in habits} == set(HABITS)

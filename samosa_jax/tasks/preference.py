@@ -46,17 +46,26 @@ class PreferenceSynthesis:
     name = "preference"
 
     def __init__(
-        self, persona: Persona | None = None, *, tasks: Sequence[GeneratedTask] | None = None
+        self,
+        persona: Persona | None = None,
+        *,
+        tasks: Sequence[GeneratedTask] | None = None,
+        artefacts: Sequence[str] = (),
     ) -> None:
-        """tasks: whose answers are spoiled, each as often; None: those of longer conversations."""
+        """
+        Args:
+          tasks: whose answers are spoiled, each as often; None: those of longer conversations.
+          artefacts: by which, names of ARTEFACTS; empty: all.
+        """
         own = (DirectTask(), FollowUpTask(), IdentityTask(persona), JointThinkToolTask())
         self._tasks: Sequence[GeneratedTask] = own if tasks is None else tasks
+        self._artefacts = tuple(artefacts) or tuple(ARTEFACTS)
 
     def pair(self, split: Split, seed: int, index: int) -> PreferencePair:
         draw = random.Random(f"{self.name}/{split}/{seed}/{index}")
         example = draw.choice(self._tasks).compose(draw, split)
         clean = example.solution
-        artefacts = list(ARTEFACTS)
+        artefacts = self._artefacts
         # Artefacts take turns; one that this answer has no place for gives way to the next.
         for offset in range(len(artefacts)):
             name = artefacts[(index + offset) % len(artefacts)]
