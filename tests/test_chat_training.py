@@ -37,7 +37,6 @@ DPO = {
     "train.batch_tokens": 4096,
     "optimizer.lr_scale": 0.05,
     "dpo.beta": 0.1,
-    "sample.prompts": [],
 }
 
 
