@@ -187,8 +187,8 @@ def _training_steps(settings: Settings) -> Iterator[Step]:
     yield _evaluation(settings, "sft", questions=QUESTIONS)
     yield stage_of("dpo", "dpo", f"--data={data / 'pairs'}", before="sft")
     yield _evaluation(settings, "dpo", questions=QUESTIONS)
-    # In so few minutes that nothing is asked of the model, there may be no signal either.
-    insist = ("--rl.ignore_preflight=true",) if settings.gate is None else ()
+    # What has learnt for less than the whole time may have no signal yet; all stages are to be seen even so.
+    insist = ("--rl.ignore_preflight=true",) if settings.minutes < WHOLE_MINUTES else ()
     yield stage_of("grpo", "grpo", *insist, before="dpo")
     yield _evaluation(settings, "grpo", questions=LAST_QUESTIONS, gate=settings.gate)
 
