@@ -191,7 +191,10 @@ def test_made_tasks_are_held_out_and_score_their_own_solutions(name: str) -> Non
     for item in items:
         assert task.score(item.example, item.example.answer_text, item.example.solution) == 1.0
         if name != "tool_choice":  # which an answer without a tool may get right
-            assert task.score(item.example, "Rather the wind outside.", (Message(role="assistant", text=""),)) == 0.0
+            assert (
+                task.score(item.example, "Rather the wind outside.", (Message(role="assistant", text=""),))
+                == 0.0
+            )
     assert len(open_items(task, data_dir=None)) == MADE_ITEMS
 
 
