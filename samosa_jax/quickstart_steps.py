@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samosa_jax.command_line import load_config
 from samosa_jax.errors import UserError
 from samosa_jax.tasks.preference import HABITS
 
@@ -14,7 +15,6 @@ MIN_MINUTES = 1.0
 # Of the whole, compiling, evaluating, exporting and reporting: as long however little is trained.
 FIXED_MINUTES = 2.5
 
-VOCAB_SIZE = 768
 TOKENIZER_BYTES = 3_000_000
 CONVERSATIONS, MIN_CONVERSATIONS = 36_000, 1_000
 PAIRS, MIN_PAIRS = 800, 200
@@ -118,6 +118,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
     data, seed = settings.data, str(settings.seed)
     inputs = settings.text or (STORIES,)
     persona = ("--persona", settings.persona) if settings.persona else ()
+    vocab_size = load_config(settings.config).model.vocab_size
     chat, pairs, tokenizer = data / "chat.jsonl", data / "pairs.jsonl", data / "tokenizer"
     count = max(round(CONVERSATIONS * settings.share), MIN_CONVERSATIONS)
     yield Step(
@@ -141,7 +142,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
         title="tokenizer",
         argv=(
             *("train_tokenizer", "--input", *inputs, "--chat", str(chat), "--out", str(tokenizer)),
-            *("--vocab-size", str(VOCAB_SIZE), "--max-bytes", str(TOKENIZER_BYTES)),
+            *("--vocab-size", str(vocab_size), "--max-bytes", str(TOKENIZER_BYTES)),
         ),
         makes=tokenizer,
     )

@@ -12,14 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from samosa_jax.data.chat.answer_patterns import (
-    find_emoji_spam,
-    find_hedge,
-    find_html,
-    find_image_placeholder,
-    find_stock_label,
-    prose,
-)
+from samosa_jax.data.chat.answer_patterns import HABITS, prose
 from samosa_jax.data.chat.conversation import THINK_CLOSE, THINK_OPEN
 from samosa_jax.evals.asking import Answer
 from samosa_jax.tasks.scoring import gives_number, mentions
@@ -36,11 +29,7 @@ CheckFunction = Callable[[Answer, Any], str | None]
 
 _MARK = re.compile(r"</?think>|<\|\w+\|>")
 _ARTEFACTS: Mapping[str, Callable[[str], re.Match[str] | None]] = {
-    "HTML": find_html,
-    "a stock label": find_stock_label,
-    "an image placeholder": find_image_placeholder,
-    "emoji spam": find_emoji_spam,
-    "a stock hedge": find_hedge,
+    **HABITS,
     "a call as text": re.compile(r'\{"(?:tool|name)":').search,
     "an unfilled place": re.compile(r"\{\{\w+\}\}").search,
 }

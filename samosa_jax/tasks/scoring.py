@@ -4,14 +4,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from samosa_jax.data.chat.answer_patterns import (
-    find_emoji_spam,
-    find_hedge,
-    find_html,
-    find_image_placeholder,
-    find_stock_label,
-    prose,
-)
+from samosa_jax.data.chat.answer_patterns import HABITS, prose
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
@@ -116,7 +109,6 @@ def mentions(text: str, phrase: str) -> bool:
 
 
 def has_habit(text: str) -> bool:
-    """Whether a text has a habit of scraped ones: tags, a label, a placeholder, emoji or a stock hedge."""
+    """Whether an answer shows one of HABITS outside of its code."""
     shown = prose(text)
-    finders = (find_html, find_stock_label, find_image_placeholder, find_emoji_spam, find_hedge)
-    return any(find(shown) for find in finders)
+    return any(find(shown) for find in HABITS.values())

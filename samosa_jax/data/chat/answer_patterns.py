@@ -6,6 +6,7 @@ against Dolly, Glaive's tool calls and preference pairs until they dropped no go
 """
 
 import re
+from collections.abc import Callable, Mapping
 
 _FENCED = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)", re.DOTALL)
 _INLINE = re.compile(r"(`+)[^`\n]+\1")
@@ -130,3 +131,13 @@ def find_over_apology(answer: str) -> re.Match[str] | None:
         return None
     apologies = list(_APOLOGY.finditer(answer))
     return _STOCK_APOLOGY.search(answer) or (apologies[2] if len(apologies) > 2 else None)
+
+
+# What no answer should show, whatever was asked.
+HABITS: Mapping[str, Callable[[str], re.Match[str] | None]] = {
+    "HTML": find_html,
+    "a stock label": find_stock_label,
+    "an image placeholder": find_image_placeholder,
+    "emoji spam": find_emoji_spam,
+    "a stock hedge": find_hedge,
+}
