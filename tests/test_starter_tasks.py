@@ -1,13 +1,12 @@
 """What the quickstart teaches: sound, right, and held out in wording, numbers, words and names."""
 
-import json
 import random
 import re
 
 import pytest
+from test_synth_conversations import assert_well_formed
 
-from samosa_jax.data.chat.conversation import Message, check, parse_conversation, to_json
-from samosa_jax.tasks.calculator import calculate
+from samosa_jax.data.chat.conversation import Message
 from samosa_jax.tasks.catalog import TASK_NAMES, make_task
 from samosa_jax.tasks.preference import HABITS, PreferenceSynthesis, with_habit
 from samosa_jax.tasks.starter.letters import StarterLettersTask, level_of
@@ -26,19 +25,11 @@ COUNT = 400
 def test_every_example_is_sound(name: str, split: Split):
     task = make_task(name)
     for example in task.examples(split, 3, COUNT):
-        conversation = example.conversation
-        check(conversation)
-        assert parse_conversation(to_json(conversation)) == conversation
-        assert (*example.prompt.messages, *example.solution) == conversation.messages
+        assert_well_formed(example)
         assert task.score(example, example.answer_text, example.solution) == 1.0
-        assert json.loads(json.dumps(dict(example.checks))) == dict(example.checks)
         if name != "starter_thinking":
             wrong = (*example.solution[:-1], Message(role="assistant", text="Rather the wind outside."))
             assert task.score(example, "Rather the wind outside.", wrong) == 0.0
-        for index, message in enumerate(conversation.messages):
-            if message.tool_call is not None:
-                expression = message.tool_call.arguments["expression"]
-                assert conversation.messages[index + 1].text == calculate(expression)
 
 
 @pytest.mark.parametrize("name", STARTERS)

@@ -35,28 +35,35 @@ def examples_of(name: str, split: Split, *, seed: int = 0, count: int = COUNT) -
     return list(make_task(name).examples(split, seed, count))
 
 
+def assert_well_formed(example: Example) -> None:
+    """It can be written and read back, its prompt and solution are all of it, and its sums are right."""
+    conversation = example.conversation
+    check(conversation)
+    assert parse_conversation(to_json(conversation)) == conversation
+    assert (*example.prompt.messages, *example.solution) == conversation.messages
+    assert json.loads(json.dumps(dict(example.checks))) == dict(example.checks)
+    for index, message in enumerate(conversation.messages):
+        if message.tool_call is not None and message.tool_call.name == "calculator":
+            expression = message.tool_call.arguments["expression"]
+            assert conversation.messages[index + 1].text == calculate(expression)
+
+
 @pytest.mark.parametrize("name", EVERY_TASK)
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_example_is_sound(name: str, split: Split):
     task = make_task(name)
     for example in task.examples(split, 3, COUNT):
+        assert_well_formed(example)
         conversation = example.conversation
-        check(conversation)
-        assert parse_conversation(to_json(conversation)) == conversation
         assert failures(conversation, RULES).keys() <= MAY_BREAK.get(name, set())
         assert failures(with_tool_schemas(conversation), RULES).keys() <= MAY_BREAK.get(name, set())
         assert example.prompt.messages[-1].role == "user"
-        assert (*example.prompt.messages, *example.solution) == conversation.messages
         assert task.score(example, example.answer_text, example.solution) == 1.0
         assert task.score(example, "I do not know, and would rather talk about cheese.") == 0.0
-        assert json.loads(json.dumps(dict(example.checks))) == dict(example.checks)
-        for index, message in enumerate(conversation.messages):
+        for message in conversation.messages:
             if message.think is not None:
                 assert len(message.think) >= 50
                 assert example.answer_text not in message.think
-            if message.tool_call is not None and message.tool_call.name == "calculator":
-                expression = message.tool_call.arguments["expression"]
-                assert conversation.messages[index + 1].text == calculate(expression)
 
 
 @pytest.mark.parametrize("name", EVERY_TASK)
