@@ -19,10 +19,14 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
 from samosa_jax.command_line import run
+from samosa_jax.data.hub import SCHEME
+from samosa_jax.data.sources import list_inputs
+from samosa_jax.errors import UserError
 from samosa_jax.evaluate import REFUSED_EXIT
 from samosa_jax.quickstart_overview import overview
 from samosa_jax.quickstart_steps import CONFIGS, WHOLE_MINUTES, Settings, Step, steps
@@ -52,6 +56,9 @@ def main(argv: list[str]) -> None:
             "PyTorch is not installed, so the model will be trained but not exported; "
             "`pip install 'samosa-jax[torch]'` and the same command again export it"
         )
+    local = [path for path in settings.text if not path.startswith(SCHEME)]
+    if local:
+        list_inputs(local)  # so that what is not there is missed before anything is made
     settings.data.mkdir(parents=True, exist_ok=True)
     journal = Journal(settings.data / "quickstart.json", settings)
     todo = list(steps(settings))
@@ -76,8 +83,13 @@ def main(argv: list[str]) -> None:
         sys.exit(REFUSED_EXIT)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `samosa quickstart --help` lists what there is")
+
+
 def _settings(argv: list[str]) -> Settings:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="samosa quickstart",
         description="Train a chat model of your own on this machine: all stages, offline, in minutes.",
         allow_abbrev=False,

@@ -115,3 +115,20 @@ def test_the_overview_reads_what_runs_have_left(tmp_path: Path, monkeypatch: pyt
     assert rows["bits per byte of text"] == ("1.25", "", "", "", "")
     assert rows["sums"] == ("",) * len(STEPS)
     assert table.caption == "1m06s in all"
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--minuts", "3"], "unrecognized arguments: --minuts 3; `samosa quickstart --help`"),
+        (["--minutes", "soon"], "argument --minutes: invalid float value: 'soon'"),
+        (["--text", "nowhere.txt"], r"nowhere\.txt: no such file"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_leave_nothing(
+    argv: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=complaint):
+        quickstart.main(argv)
+    assert not list(tmp_path.iterdir())
