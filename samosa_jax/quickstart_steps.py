@@ -18,8 +18,9 @@ FIXED_MINUTES = 2.5
 TOKENIZER_BYTES = 3_000_000
 CONVERSATIONS, MIN_CONVERSATIONS = 36_000, 1_000
 PAIRS, MIN_PAIRS = 800, 200
+SPOILED = 0.2  # of the conversations have a habit of scraped text, for DPO to take out again
 HELD_OUT = 100  # conversations and pairs kept for validation
-STEPS = {"base": 180, "mid": 720, "sft": 480, "dpo": 40, "grpo": 16}
+STEPS = {"base": 180, "mid": 720, "sft": 480, "dpo": 40, "grpo": 24}
 MIN_STEPS = {"base": 20, "mid": 4, "sft": 4, "dpo": 4, "grpo": 2}
 SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manners")
 QUESTIONS = 40  # of every skill after a stage; the last model is asked more
@@ -125,7 +126,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
         title="conversations",
         argv=(
             *("prepare", "synth", "starter", "--count", str(count), "--seed", seed, "--out", str(chat)),
-            *("--spoiled", "0.08", *persona),
+            *("--spoiled", str(SPOILED), *persona),
         ),
         makes=chat,
     )

@@ -108,12 +108,17 @@ def test_the_overview_reads_what_runs_have_left(tmp_path: Path, monkeypatch: pyt
     base = Path(TEN.run("base"))
     base.mkdir(parents=True)
     (base / "evals.jsonl").write_text(json.dumps({"step": 1, "val/bpb": 1.25}) + "\n")
+    rewarded = Path(TEN.run("grpo"))
+    rewarded.mkdir()
+    passed = [{"by_task": {"starter_letters": {"pass@1": share}}} for share in (0.7, 0.72, 0.754)]
+    (rewarded / "evals.jsonl").write_text("".join(json.dumps(one) + "\n" for one in passed))
     table = overview(TEN, {"tokenizer": 2.0, "base": 61.0, "report": 3.0})
     rows = {row[0]: row[1:] for row in zip(*(column.cells for column in table.columns), strict=True)}
     assert len(rows["time"]) == len(STEPS)
     assert rows["time"][0] == "1m01s"
     assert rows["bits per byte of text"] == ("1.25", "", "", "", "")
     assert rows["sums"] == ("",) * len(STEPS)
+    assert rows["letters of long words, sampled"] == ("", "", "", "", "70% to 75%")
     assert table.caption == "1m06s in all"
 
 

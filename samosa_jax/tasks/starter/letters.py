@@ -10,7 +10,7 @@ from functools import cache
 from samosa_jax.data.chat.conversation import Message
 from samosa_jax.tasks.scoring import final_spelling, gives_number
 from samosa_jax.tasks.starter.words import made_up_name, story_words
-from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, answered, draw_in_split
+from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, answered, draw_in_split, split_of
 from samosa_jax.tasks.words import WORDS
 
 NO_WORD_SHARE = 0.5
@@ -56,17 +56,22 @@ class StarterLettersTask(GeneratedTask):
 
 
 def _no_word(draw: random.Random) -> str:
-    """Two short words together, or a made-up name."""
-    if draw.random() < 0.5:
+    """Two short words together, the beginning of one word and the end of another, or a made-up name."""
+    kind = draw.choice(("name", "compound", "spliced"))
+    if kind == "name":
         return made_up_name(draw).lower()
-    short = _words("train", (1,))
-    return draw.choice(short) + draw.choice(short)
+    if kind == "compound":
+        short = _words("train", (1,))
+        return draw.choice(short) + draw.choice(short)
+    one, other = (draw.choice(_words("train", StarterLettersTask.levels)) for _ in range(2))
+    return one[: draw.randint(1, len(one) - 1)] + other[draw.randint(1, len(other) - 1) :]
 
 
 @cache
 def _words(split: Split, levels: tuple[int, ...]) -> tuple[str, ...]:
     words = WORDS if split == "heldout" else tuple(dict.fromkeys((*WORDS, *story_words())))
-    return tuple(word for word in words if level_of(word) in levels)
+    # Not only when drawn: parts of these words go into those that are made up.
+    return tuple(word for word in words if level_of(word) in levels and split_of(word) == split)
 
 
 def level_of(word: str) -> int:
