@@ -41,6 +41,7 @@ from samosa_jax.tasks.verse import is_couplet, is_haiku, is_joke, is_limerick
         ("what is 5 - 3", "3", None, True),
         ("a loss of -$1,250.50", "-1250.5", None, True),
         ("#### 276,0001", "276000", None, False),
+        (f"It is {'9' * 5000}.", "9", None, False),
     ],
 )
 def test_numbers_are_read(text: str, wanted: str, places: int | None, right: bool):

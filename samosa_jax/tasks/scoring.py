@@ -29,11 +29,14 @@ _SPACES = re.compile(r"[\s$,]")
 
 
 def parse_number(text: str) -> Fraction | None:
-    """A number as people write it: `$1,250.00` is 1250, `72.` is 72; None where there is none."""
+    """A number as people write it: `$1,250.00` is 1250, `72.` is 72; None where there is none.
+
+    None also for more digits than Python converts (4300), as a model that repeats itself may write.
+    """
     plain = _SPACES.sub("", text.strip().rstrip(".%")).replace("−", "-")
     try:
         return Fraction(plain) if re.fullmatch(r"-?(?:\d+(?:\.\d+)?|\.\d+)", plain) else None
-    except ZeroDivisionError:
+    except ValueError:
         return None
 
 
