@@ -165,6 +165,7 @@ def test_kept_rows_are_kept_again(chat: Path, tmp_path: Path) -> None:
     ("flags", "complaint"),
     [
         (["--out={chat}", "--overwrite"], "among the inputs, which are never changed"),
+        (["--out={tmp}/old.jsonl/kept.jsonl"], r"old.jsonl: cannot write \(File exists\)"),
         (["--out={tmp}/kept.jsonl", "--dropped={chat}", "--overwrite"], "among the inputs"),
         (["--out={tmp}/old.jsonl"], "old.jsonl exists; pass --overwrite"),
         (["--out={tmp}/new.jsonl", "--report={tmp}/old.jsonl"], "old.jsonl exists; pass --overwrite"),

@@ -158,7 +158,7 @@ def test_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", no_space)
         writer.add([BOS, 6])
-        with pytest.raises(UserError, match=r"No space left on device.*shards written so far are whole"):
+        with pytest.raises(UserError, match=r"No space left on device.*what was written before is whole"):
             writer.commit()
     assert ShardSet.open(tmp_path / "data", verify=True).num_documents == 1
     writer.commit()
@@ -239,6 +239,8 @@ MANIFEST_DAMAGE = [
     (lambda raw: json.dumps({k: v for k, v in raw.items() if k != "shards"}), "the manifest is damaged"),
     (lambda raw: json.dumps(raw | {"dtype": "float32"}), "the manifest is damaged"),
     (lambda raw: json.dumps(raw | {"complete": False}), "'complete' disagrees"),
+    (lambda raw: json.dumps(raw | {"shards": [1]}), "the manifest is damaged"),
+    (lambda raw: '{"version": ' + "9" * 5000 + "}", "not a readable manifest"),
 ]
 
 

@@ -20,7 +20,7 @@ from samosa_jax.data.chat.reading import Example, OnBadRow, ReadStatistics
 from samosa_jax.data.chat.rules import Rule, failures
 from samosa_jax.data.chat.sources import ConversationSource, iter_source
 from samosa_jax.data.chat.word_grams import WordHasher, hash_messages
-from samosa_jax.data.manifest import naming_full_disk, sync_folder, write_atomically
+from samosa_jax.data.manifest import naming_unwritable, sync_folder, write_atomically
 from samosa_jax.data.sources import list_inputs
 from samosa_jax.errors import UserError
 
@@ -192,9 +192,10 @@ def _appearing(path: Path | None) -> Iterator[TextIO | None]:
         yield None
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming_unwritable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with naming_full_disk(path.parent), open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        with naming_unwritable(path.parent), open(temporary, "w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
