@@ -89,19 +89,6 @@ def final_spelling(text: str) -> str | None:
     return re.sub(r"[^a-z]", "", found[-1].lower()) if found else None
 
 
-def chosen_letter(text: str) -> str | None:
-    """The letter of a multiple-choice answer.
-
-    That is the last one introduced by choice, option or answer; else a letter that begins the text with
-    a mark after it (`B.`, `(B)`, `B:`) or is all of it. A bare "A" inside a sentence is an article.
-    """
-    named = re.findall(r"(?i:\b(?:choice|option|answer)(?:\s+is)?:?)\s*\(?([A-J])\b", text)
-    if named:
-        return named[-1]
-    leading = re.match(r"\s*(?:\(([A-J])\)|([A-J])(?:[.:)]|\s*$))", text)
-    return (leading[1] or leading[2]) if leading else None
-
-
 def mentions_all(text: str, wanted: Iterable[str]) -> bool:
     """Whether every phrase stands in the text as whole words, in any case."""
     return all(mentions(text, phrase) for phrase in wanted)
