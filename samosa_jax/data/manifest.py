@@ -72,6 +72,8 @@ class GenerationEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
+    """What a prepared folder holds: how its tokens are written, and every shard of every generation."""
+
     dtype: Literal["uint16", "uint32"]
     vocab_size: int
     bos_id: int
@@ -158,6 +160,7 @@ def check_file(folder: Path, entry: FileEntry, *, verify: bool = False) -> None:
 
 
 def hash_file(path: Path) -> str:
+    """Hex SHA-256 of a file's contents."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

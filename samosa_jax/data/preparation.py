@@ -45,6 +45,8 @@ Stage = Literal["choosing validation documents", "tokenizing"]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
+    """What a preparation reads, cleans, holds out and writes; a UserError for what cannot be met."""
+
     inputs: tuple[str, ...]
     tokenizer: Path
     out: Path
@@ -91,6 +93,8 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
+    """What a call of `prepare` did, and what the folder holds since."""
+
     manifest: Manifest
     generation: int
     statistics: Statistics  # of the whole generation

@@ -56,6 +56,7 @@ def gives_number(text: str, wanted: str, *, places: int | None = None) -> bool:
 
 
 def final_weekday(text: str) -> str | None:
+    """The last weekday that is named, capitalised; None where there is none."""
     found = _WEEKDAY.findall(text)
     return found[-1].capitalize() if found else None
 
@@ -95,6 +96,7 @@ def mentions_all(text: str, wanted: Iterable[str]) -> bool:
 
 
 def mentions(text: str, phrase: str) -> bool:
+    """Whether the phrase stands in the text as whole words, in any case."""
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
 
 

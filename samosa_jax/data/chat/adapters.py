@@ -206,6 +206,7 @@ def joined(*texts: str) -> str:
 
 
 def text_field(row: Row, key: str) -> str:
+    """The text under a key, "" where it is missing or null. Raises ConversationError if it is no text."""
     value = row.get(key)
     if value is not None and not isinstance(value, str):
         raise ConversationError(f'"{key}" is a {type(value).__name__}, expected text')

@@ -46,6 +46,8 @@ class ConversationError(ValueError):
 
 @dataclass(frozen=True)
 class ToolCall:
+    """One call of one tool by the assistant."""
+
     name: str
     arguments: Mapping[str, Any]  # a JSON object
 

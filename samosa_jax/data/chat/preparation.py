@@ -36,6 +36,8 @@ AnyExample = Example[Conversation] | Example[PreferencePair]
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
+    """What `prepare chat` reads, holds out and writes; a UserError for what cannot be met."""
+
     inputs: tuple[str, ...]
     tokenizer: Path
     out: Path
@@ -73,6 +75,8 @@ class ChatOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatSummary:
+    """What a call of `prepare_chat` did, and what the folder holds since."""
+
     manifest: Manifest
     statistics: dict[str, int]  # rows, kept, and bad ones by reason
     seconds: float
