@@ -7,6 +7,7 @@ read once and never changed; memory is bounded by the index of what is kept.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -180,9 +181,22 @@ def filter_conversations(
 def _write(file: TextIO | None, example: Example[Conversation], more: Mapping[str, Any]) -> None:
     if file is None:
         return
-    own = {key: value for key, value in example.other.items() if key not in ("messages", "tools")}
+    own = {
+        key: _without_nan(value) for key, value in example.other.items() if key not in ("messages", "tools")
+    }
     # Parquet has values that JSON lacks, such as times; they become text.
     file.write(json.dumps(to_json(example.value) | own | dict(more), ensure_ascii=False, default=str) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null for NaN and infinities, which are no JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return value
 
 
 @contextlib.contextmanager
