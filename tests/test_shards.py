@@ -109,7 +109,6 @@ def test_reader_follows_a_writer(tmp_path: Path) -> None:
     writer.commit(position={"file": 0, "row": 1}, statistics={"rows": 1})
     data = ShardSet.open(tmp_path / "data")
     assert not data.manifest.complete
-    assert not data.complete
     before = data.fingerprint
     assert data.document_lengths.tolist() == [2]
     assert not data.refresh()
@@ -117,7 +116,7 @@ def test_reader_follows_a_writer(tmp_path: Path) -> None:
     assert not data.refresh()  # nothing is visible before the commit
     writer.finish()
     assert data.refresh()
-    assert data.complete
+    assert data.manifest.complete
     assert data.document_lengths.tolist() == [2, 3]
     assert data.document(0).tolist() == [BOS, 5]
     assert data.document(1).tolist() == [BOS, 6, 7]
