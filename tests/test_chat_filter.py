@@ -89,6 +89,16 @@ def test_good_rows_are_kept_with_their_keys_and_reasons_reported(chat: Path, tmp
     ]
 
 
+def test_numbers_that_json_lacks_are_written_as_null(tmp_path: Path) -> None:
+    rated = row("Why?", GOOD[0], rating=[1.5, float("nan")], scores={"best": float("inf"), "worst": 0.0})
+    chat = write(tmp_path / "chat.jsonl", rated)
+    main([str(chat), f"--out={tmp_path / 'kept.jsonl'}"])
+    line = (tmp_path / "kept.jsonl").read_text(encoding="utf-8")
+    assert "NaN" not in line
+    kept = json.loads(line)
+    assert (kept["rating"], kept["scores"]) == ([1.5, None], {"best": None, "worst": 0.0})
+
+
 def test_every_reason_counts_but_the_first_is_told(tmp_path: Path) -> None:
     bad = row("Why?", f"Answer: <i>as an AI language model</i> {GOOD[0]}")
     chat = write(tmp_path / "chat.jsonl", *[bad] * (EXAMPLES + 2), row("Why?", GOOD[0]))
@@ -165,6 +175,7 @@ def test_kept_rows_are_kept_again(chat: Path, tmp_path: Path) -> None:
     ("flags", "complaint"),
     [
         (["--out={chat}", "--overwrite"], "among the inputs, which are never changed"),
+        (["--out={tmp}/old.jsonl/kept.jsonl"], r"old.jsonl: cannot write \(File exists\)"),
         (["--out={tmp}/kept.jsonl", "--dropped={chat}", "--overwrite"], "among the inputs"),
         (["--out={tmp}/old.jsonl"], "old.jsonl exists; pass --overwrite"),
         (["--out={tmp}/new.jsonl", "--report={tmp}/old.jsonl"], "old.jsonl exists; pass --overwrite"),

@@ -1,13 +1,15 @@
 """Packing of whole items into rows, and the rows of epochs laid end to end."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samosa_jax.data.chat.packing import EpochRows, epoch_order, pack
+from samosa_jax.data.chat import packing
+from samosa_jax.data.chat.packing import EpochRows, RowPlan, epoch_order, pack
 
 
 def rows_of(plan) -> list[list[int]]:
@@ -93,14 +95,35 @@ def test_any_row_is_found_without_those_before_it():
         row = make_rows().row(int(index))
         assert (row.source == rows[index].source).all()
         assert (row.item == rows[index].item).all()
+        assert row.epoch == rows[index].epoch
     # Each of three epochs shows everything.
     ends = [read.rows_in(epoch) for epoch in range(4)]
-    for start, stop in itertools.pairwise(ends):
+    for epoch, (start, stop) in enumerate(itertools.pairwise(ends)):
+        assert {row.epoch for row in rows[start:stop]} == {epoch}
         shown = sorted(
-            (s, i) for row in rows[start:stop] for s, i in zip(*map(np.ndarray.tolist, row), strict=True)
+            (s, i)
+            for row in rows[start:stop]
+            for s, i in zip(row.source.tolist(), row.item.tolist(), strict=True)
         )
         assert shown == sorted([(0, i) for i in range(50)] + 2 * [(1, i) for i in range(30)])
     assert any((make_rows(4).row(index).item.tolist()) != rows[index].item.tolist() for index in range(5))
+
+
+def test_where_an_epoch_ends_none_is_packed_again_and_again(monkeypatch: pytest.MonkeyPatch):
+    """Several reading threads ask for rows on both sides of the border in turn."""
+    packed = []
+
+    def counting(sizes: np.ndarray, **options: Any) -> RowPlan:
+        packed.append(len(sizes))
+        return pack(sizes, **options)
+
+    monkeypatch.setattr(packing, "pack", counting)
+    rows = make_rows()
+    border = rows.rows_in(1)
+    for _ in range(5):
+        assert rows.row(border - 1).epoch == 0
+        assert rows.row(border).epoch == 1
+    assert packed == [110, 110]
 
 
 def test_epochs_count_rows():

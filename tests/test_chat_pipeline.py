@@ -156,6 +156,15 @@ def test_too_long_conversations_end_with_an_answer_or_are_left_out(folders):
         )
 
 
+def test_a_weight_that_shows_nothing_is_refused(folders):
+    """Nor is the source passed over in silence beside another one."""
+    _, chat, _ = folders
+    with pytest.raises(
+        UserError, match=r"an epoch shows none of its \d+ items, .* the weight 0\.0001; raise"
+    ):
+        chat_pipeline(chat, weight=0.0001)
+
+
 def test_the_longest_beginning_of_whole_turns(folders):
     tokenizer = Tokenizer.load(ShardSet.open(folders[1]).tokenizer_dir)
     texts = ["a", "b", "c", "d"]
@@ -246,6 +255,12 @@ def test_what_a_step_holds_is_described(folders):
     filled = (batch.rows.k_hi > batch.rows.k_lo).mean()
     assert described.used_frac == pytest.approx(filled)
     assert described.padded_frac == pytest.approx(1 - filled)
+    in_epoch = pipeline.rows.rows_in(1) // 4
+    visits = [
+        {part.visit for row in pipeline.describe(step).rows for part in row.parts}
+        for step in (0, in_epoch + 1)
+    ]
+    assert visits == [{0}, {1}]
     first = described.rows[0].parts[0]
     assert batch.rows.tokens[0, : len(first.first_tokens)].tolist() == list(first.first_tokens)
     source = open_pairs(SourceConfig(path=str(pairs)), context_len=CONTEXT_LEN)

@@ -1,6 +1,8 @@
 """`prepare chat`: what the folder holds, what is counted, and what is refused."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import pytest
 import training_runs
 
 from samosa_jax import prepare, prepare_chat
+from samosa_jax.data.chat import preparation
 from samosa_jax.data.chat.conversation import parse_conversation
 from samosa_jax.data.chat.preparation import ChatOptions
 from samosa_jax.data.chat.preparation import prepare_chat as write
 from samosa_jax.data.chat.role_bytes import from_bytes
 from samosa_jax.data.chat.template import render
+from samosa_jax.data.continuation import locked
 from samosa_jax.data.holdout import ValidationRule
 from samosa_jax.data.shards import ShardSet
 from samosa_jax.data.tokenizer import Tokenizer
@@ -105,6 +109,23 @@ def test_doing_it_again_does_nothing_and_other_options_are_refused(rows: Path, t
         write(options(rows, tokenizer, max_rows=5))
 
 
+def test_what_another_process_finished_meanwhile_is_taken(
+    rows: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It was begun when the folder was not yet there, and got the lock when it was."""
+    asked = options(rows, tokenizer)
+
+    @contextlib.contextmanager
+    def locked_late(folder: Path) -> Iterator[None]:
+        monkeypatch.undo()
+        assert not write(asked).was_complete
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(preparation, "locked", locked_late)
+    assert write(asked).was_complete
+
+
 def test_a_text_folder_is_not_taken_for_one_of_conversations(rows: Path, tokenizer: Path):
     with pytest.raises(UserError, match="was prepared from other input, or with other options"):
         write(options(rows, tokenizer, out=tokenizer.parent / "data"))
@@ -152,3 +173,5 @@ def test_what_cannot_be_prepared(rows: Path, tokenizer: Path):
     with pytest.raises(UserError, match="of the format messages, expected preference pairs"):
         write(options(rows, tokenizer, preferences=True))
     assert not (rows.parent / "out").exists()
+    with pytest.raises(UserError, match=r"--out .* lies inside the input"):
+        options(rows.parent, tokenizer, out=rows.parent / "out")

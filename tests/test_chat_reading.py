@@ -18,6 +18,8 @@ from samosa_jax.data.chat.reading import ReadStatistics, read_conversations, rea
 from samosa_jax.data.readers import UnreadableRow, read_objects
 from samosa_jax.errors import UserError
 
+NINES = "9" * 5000  # more digits than Python makes an integer of
+
 
 def write_lines(path: Path, rows: list[Any]) -> Path:
     data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
@@ -77,6 +79,12 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
         ),
         ({"question": "?", "choices": ["a"], "answer": 1}, "malformed", "none of the 1 choices"),
         ({"dialog": ["hi"]}, "no assistant turn", "it has no messages"),
+        ({"dialog": ["hi", None]}, "malformed", "utterance 1 is a NoneType, expected text"),
+        (
+            {"conversation": [HI[0], HI[1] | {"content": f'<|python_start|>{{"a": {NINES}}}<|python_end|>'}]},
+            "tool call is not JSON",
+            "message 1, a tool call: not JSON",
+        ),
         ({"instruction": "hi", "output": " "}, "empty message", "message 1: the assistant says nothing"),
         ({"instruction": "hi", "output": "ho", "input": 3}, "malformed", '"input" is a int, expected text'),
     ],
@@ -262,6 +270,19 @@ def test_unreadable_values_stand_in_their_rows(tmp_path: Path):
     assert number == 2
     assert isinstance(second, UnreadableRow)
     assert third == "😀"
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_half_a_surrogate_pair_is_a_bad_row(tmp_path: Path, name: str):
+    rows = [{"messages": [HI[0], HI[1] | {"content": text}]} for text in ("fine", "half \ud83d", "\u00fc")]
+    path = tmp_path / name
+    path.write_text(json.dumps(rows) if name == "rows.json" else "\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"row 2: lone surrogate '\\ud83d'"):
+        list(read_conversations([path]))
+    statistics = ReadStatistics()
+    examples = read_conversations([path], on_bad_row="skip", statistics=statistics)
+    assert [example.row for example in examples] == [1, 3]
+    assert sum(statistics.bad.values()) == 1
 
 
 def test_hub_data_sets_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -14,11 +14,13 @@ from hub_server import Hub, serve
 
 from samosa_jax.command_line import parse_dataclass
 from samosa_jax.data import hub as hub_module
+from samosa_jax.data.chat.reading import read_preferences
 from samosa_jax.data.chat.rules import failures, select_rules
-from samosa_jax.data.chat.sources import ConversationSource, iter_preferences, iter_source, load_source
+from samosa_jax.data.chat.sources import ConversationSource, iter_source
 from samosa_jax.data.readers import file_format
 from samosa_jax.errors import ConfigError
 from samosa_jax.filter_conversations import FilterFlags
+from samosa_jax.prepare_chat import ChatFlags
 
 FOLDER = Path(__file__).parents[1] / "configs" / "data" / "chat"
 COMMIT = "c" * 40
@@ -212,6 +214,10 @@ def file_of(path: str, rows: list[Row]) -> bytes:
     return data
 
 
+def load_source(name: str) -> ConversationSource:
+    return parse_dataclass([f"--config={FOLDER / f'{name}.yaml'}"], ConversationSource, description="")
+
+
 def test_every_file_is_tried() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(ROWS)
 
@@ -219,7 +225,7 @@ def test_every_file_is_tried() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_a_source_reads_its_schema(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, row, think, text = ROWS[name]
-    source = load_source(FOLDER / f"{name}.yaml")
+    source = load_source(name)
     # Revisions with a slash are not for the local hub.
     address = source.input[0].replace("@refs%2Fconvert%2Fparquet", "")
     source = replace(source, input=(address,))
@@ -231,7 +237,8 @@ def test_a_source_reads_its_schema(name: str, monkeypatch: pytest.MonkeyPatch) -
         listed = hub_module.list_files(address, is_readable=lambda path: file_format(path) is not None)
         assert [file.path for file in listed] == [path]
         if name in PREFERENCES:
-            pairs = [example.value for example in iter_preferences(source)]
+            read = read_preferences(source.input, format=source.format)
+            pairs = [example.value for example in read]
             assert pairs[0].rejected.messages[-1].text == "Fifteen?"
             found = [pair.chosen for pair in pairs]
         else:
@@ -245,15 +252,21 @@ def test_a_source_reads_its_schema(name: str, monkeypatch: pytest.MonkeyPatch) -
         assert failures(found[0], select_rules(["reasoning"])) == {}
 
 
-@pytest.mark.parametrize("name", sorted(set(ROWS) - PREFERENCES))
-def test_filter_takes_the_same_files(name: str) -> None:
-    flags = parse_dataclass([f"--config={FOLDER / f'{name}.yaml'}"], FilterFlags, description="")
-    source = load_source(FOLDER / f"{name}.yaml")
+@pytest.mark.parametrize("name", ROWS)
+def test_the_commands_take_these_files(name: str) -> None:
+    """`prepare filter` those of conversations, `prepare chat` all of them."""
+    argv = [f"--config={FOLDER / f'{name}.yaml'}"]
+    flags = parse_dataclass([*argv, "--tokenizer=tok", "--out=out"], ChatFlags, description="")
+    source = load_source(name)
+    assert (flags.input, flags.format, flags.max_rows) == (source.input, source.format, source.max_rows)
+    if name in PREFERENCES:
+        return
+    flags = parse_dataclass(argv, FilterFlags, description="")
     assert (flags.input, flags.format, flags.max_rows) == (source.input, source.format, source.max_rows)
 
 
 def test_row_caps_are_those_of_the_plan() -> None:
-    caps = {name: load_source(FOLDER / f"{name}.yaml").max_rows for name in ROWS}
+    caps = {name: load_source(name).max_rows for name in ROWS}
     assert {name: cap for name, cap in caps.items() if cap} == {
         "openr1_math": 50_000,
         "open_thoughts": 50_000,
@@ -275,10 +288,6 @@ def test_a_cap_stops_before_further_files_are_fetched(monkeypatch: pytest.Monkey
         assert len(list(iter_source(ConversationSource(input=("hf://owner/name",), max_rows=6)))) == 6
 
 
-def test_a_wrong_source_is_refused(tmp_path: Path) -> None:
+def test_a_wrong_source_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_rows is 0; expected at least 1"):
         ConversationSource(input=("a.jsonl",), max_rows=0)
-    path = tmp_path / "source.yaml"
-    path.write_text("input: [a.jsonl]\nmaxrows: 3\n")
-    with pytest.raises(ConfigError, match=r"source\.yaml.*maxrows"):
-        load_source(path)

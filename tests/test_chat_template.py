@@ -19,7 +19,6 @@ from samosa_jax.data.chat.template import (
     chat_template_text,
     render,
     render_text,
-    write_chat_template,
 )
 from samosa_jax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -270,10 +269,3 @@ def test_what_the_template_cannot_render_it_names(
 ):
     with pytest.raises(Exception, match=text):
         theirs.apply_chat_template(messages, tokenize=False)
-
-
-def test_the_written_template_is_the_packages(tmp_path: Path):
-    path = write_chat_template(tmp_path)
-    assert path == tmp_path / "chat_template.jinja"
-    assert path.read_text(encoding="utf-8") == chat_template_text()
-    assert "{%- generation -%}" in chat_template_text()

@@ -19,7 +19,6 @@ from samosa_jax.data.chat.near_duplicates import (
     NearDuplicates,
     Shingles,
     content_digest,
-    detection_probability,
     jaccard,
     shingles,
     similarity,
@@ -63,6 +62,11 @@ def test_planted_pairs_are_found_from_the_threshold_on(shared: int, own: int, fo
         hits += (hit := index.add(b, "b")) is not None
         assert hit is None or hit == ("a", shared / (shared + 2 * own))
     assert hits == (200 if found else 0)
+
+
+def detection_probability(similarity: float) -> float:
+    """That a pair of this Jaccard similarity shares a band, and so is compared."""
+    return 1 - (1 - similarity**ROWS_PER_BAND) ** BANDS
 
 
 def test_bands_detect_as_often_as_their_formula_says() -> None:

@@ -91,7 +91,7 @@ def test_reader_may_start_before_the_writer_has_finished(
         if readers:
             readers[0].refresh()
             seen.append(readers[0].num_documents)
-            assert not readers[0].complete
+            assert not readers[0].manifest.complete
         elif num_shards(tmp_path / "out") > 0:
             readers.append(ShardSet.open(tmp_path / "out"))
 
@@ -101,7 +101,7 @@ def test_reader_may_start_before_the_writer_has_finished(
     prepare(options, report=look)
     assert len(set(seen)) > 5
     assert readers[0].refresh()
-    assert readers[0].complete
+    assert readers[0].manifest.complete
     assert readers[0].num_documents == ShardSet.open(tmp_path / "out").num_documents
 
 

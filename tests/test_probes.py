@@ -23,7 +23,6 @@ from samosa_jax.tasks.task import split_of
 ROOT = Path(__file__).parents[1]
 PROBES = ROOT / "configs/probes"
 PERSONA = load_persona(ROOT / "configs/personas/samosachaat.yaml")
-# The nine of the roadmap, and tone for its phase D.
 CATEGORIES = {
     *("identity", "tool_use", "think_tool", "reasoning", "temporal", "format", "creative", "multi_turn"),
     *("domain", "tone"),
@@ -135,12 +134,12 @@ def test_artefacts_are_found_outside_code(text: str) -> None:
     assert find_artefact(f"Well.\n```\n{text}\n```") is None
 
 
-def test_the_shipped_suite_has_what_the_roadmap_asks_for() -> None:
+def test_the_shipped_suite_asks_what_every_model_must_pass() -> None:
     suite = load_suite(PROBES)
     assert set(suite.categories) == CATEGORIES
     assert sum(probe.category != "tone" for probe in suite.probes) >= 33
     by_name = {probe.item: probe for probe in as_written(suite, PERSONA)}
-    # Phase A.
+    # A thought and a tool in one turn.
     weather, tip, airplanes = (
         by_name[name] for name in ("weather_in_think_mode", "tip_in_think_mode", "airplanes_in_think_mode")
     )
@@ -151,7 +150,7 @@ def test_the_shipped_suite_has_what_the_roadmap_asks_for() -> None:
     assert airplanes.turns[0].user == "how do airplanes fly"
     assert (airplanes.checks["must_not_call"], airplanes.checks["must_think"]) == (("any",), True)
     assert all(probe.thinks and probe.tools_run for probe in (weather, tip, airplanes))
-    # Phase B.
+    # Worked out in the thought.
     assert by_name["long_product"].turns[0].user == "23 × 47 = ?"
     assert by_name["long_product"].checks["answer_number"] == "1081"
     assert by_name["weekday_ago"].turns[0].user == "If today is Tuesday, what day was 10 days ago?"

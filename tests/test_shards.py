@@ -109,7 +109,6 @@ def test_reader_follows_a_writer(tmp_path: Path) -> None:
     writer.commit(position={"file": 0, "row": 1}, statistics={"rows": 1})
     data = ShardSet.open(tmp_path / "data")
     assert not data.manifest.complete
-    assert not data.complete
     before = data.fingerprint
     assert data.document_lengths.tolist() == [2]
     assert not data.refresh()
@@ -117,7 +116,7 @@ def test_reader_follows_a_writer(tmp_path: Path) -> None:
     assert not data.refresh()  # nothing is visible before the commit
     writer.finish()
     assert data.refresh()
-    assert data.complete
+    assert data.manifest.complete
     assert data.document_lengths.tolist() == [2, 3]
     assert data.document(0).tolist() == [BOS, 5]
     assert data.document(1).tolist() == [BOS, 6, 7]
@@ -158,7 +157,7 @@ def test_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", no_space)
         writer.add([BOS, 6])
-        with pytest.raises(UserError, match=r"No space left on device.*shards written so far are whole"):
+        with pytest.raises(UserError, match=r"No space left on device.*what was written before is whole"):
             writer.commit()
     assert ShardSet.open(tmp_path / "data", verify=True).num_documents == 1
     writer.commit()
@@ -239,6 +238,8 @@ MANIFEST_DAMAGE = [
     (lambda raw: json.dumps({k: v for k, v in raw.items() if k != "shards"}), "the manifest is damaged"),
     (lambda raw: json.dumps(raw | {"dtype": "float32"}), "the manifest is damaged"),
     (lambda raw: json.dumps(raw | {"complete": False}), "'complete' disagrees"),
+    (lambda raw: json.dumps(raw | {"shards": [1]}), "the manifest is damaged"),
+    (lambda raw: '{"version": ' + "9" * 5000 + "}", "not a readable manifest"),
 ]
 
 

@@ -256,6 +256,7 @@ BAD_ROWS: list[tuple[bytes, str]] = [
     (b'{"text": 7}', "the field 'text' is a int, expected text"),
     (b'{"text": "\\ud83e oops"}', "lone surrogate"),
     (b"[" * 100_000, "is not JSON"),
+    (b'{"text": "x", "id": ' + b"9" * 5000 + b"}", "is not JSON"),
 ]
 
 
@@ -267,6 +268,25 @@ def test_broken_row_is_named_or_skipped(tmp_path: Path, row: bytes, message: str
     reading = ReadOptions(skip_bad_rows=True)
     assert list(iter_documents([path], reading=reading, statistics=statistics)) == ["one", "two"]
     assert (statistics.rows, statistics.bad, statistics.empty) == (4, 1, 1)
+
+
+def test_a_list_with_a_number_of_thousands_of_digits_is_named(tmp_path: Path) -> None:
+    fails(write(tmp_path / "a.json", b"[" + b"9" * 5000 + b"]"), "a.json: not a JSON list")
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path / "a.jsonl", jsonl(TEXTS))
+    monkeypatch.setattr(readers, "open", refuse, raising=False)
+    fails(path, r"a.jsonl: cannot be read \(Permission denied\)")
+
+
+@pytest.mark.parametrize("separator", ["", "\n\n", "---\n"])
+def test_a_separator_that_is_never_found_is_refused(separator: str) -> None:
+    with pytest.raises(UserError, match=r"--split-on is .* a text without line breaks"):
+        ReadOptions(split_on=separator)
 
 
 def test_missing_parquet_column_and_wrong_type(tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ def test_searches_look_like_a_search_service_and_answers_are_grounded():
         assert any(
             all(fact in page["content"] for fact in example.checks["mentions"]) for page in found["results"]
         )
-        assert task.names_source(example, answer.text)
+        assert example.checks["site"] in answer.text
 
 
 def test_identity_speaks_of_the_persona():
@@ -335,3 +335,9 @@ def test_pairs_differ_in_one_artefact():
     }
     assert rejected_rules == expected
     assert set(ARTEFACTS) == set(expected)
+
+
+def test_an_artefact_that_fits_no_answer_is_named():
+    synthesis = PreferenceSynthesis(tasks=[IdentityTask()], artefacts=["answer_in_thought", "needless_call"])
+    with pytest.raises(UserError, match=r"--artefacts answer_in_thought needless_call: none of them fits"):
+        synthesis.pair("train", 0, 0)

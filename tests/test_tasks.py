@@ -9,12 +9,11 @@ import pytest
 
 from samosa_jax.data.chat.conversation import check, parse_conversation, to_json
 from samosa_jax.errors import UserError
+from samosa_jax.tasks import gsm8k
 from samosa_jax.tasks.calculator import calculate
-from samosa_jax.tasks.gsm8k import Gsm8kTask, conversation_of
 from samosa_jax.tasks.identity import Persona, load_persona
-from samosa_jax.tasks.multiple_choice import ChoiceQuestion, MultipleChoiceTask, read_choice_row
+from samosa_jax.tasks.multiple_choice import read_choice_row
 from samosa_jax.tasks.scoring import (
-    chosen_letter,
     final_date,
     final_number,
     final_spelling,
@@ -22,6 +21,7 @@ from samosa_jax.tasks.scoring import (
     final_weekday,
     gives_number,
 )
+from samosa_jax.tasks.task import Example
 from samosa_jax.tasks.verse import is_couplet, is_haiku, is_joke, is_limerick
 
 
@@ -41,6 +41,7 @@ from samosa_jax.tasks.verse import is_couplet, is_haiku, is_joke, is_limerick
         ("what is 5 - 3", "3", None, True),
         ("a loss of -$1,250.50", "-1250.5", None, True),
         ("#### 276,0001", "276000", None, False),
+        (f"It is {'9' * 5000}.", "9", None, False),
     ],
 )
 def test_numbers_are_read(text: str, wanted: str, places: int | None, right: bool):
@@ -58,22 +59,6 @@ def test_other_answers_are_read():
     assert final_spelling("I see a, b and c d e") == "cde"
 
 
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("The correct choice is B: food.", "B"),
-        ("(C)", "C"),
-        ("D", "D"),
-        ("B. food", "B"),
-        ("answer: A", "A"),
-        ("A mammal is warm-blooded.", None),
-        ("I would take the second one", None),
-    ],
-)
-def test_letters_are_read(text: str, letter: str | None):
-    assert chosen_letter(text) == letter
-
-
 def test_forms_of_verse_are_told_apart():
     haiku = "The quiet mountain\nA shadow fades by the sea\nGentle cloud settles"
     couplet = "A kite went up in the light\nand was lost to sight"
@@ -88,28 +73,31 @@ def test_forms_of_verse_are_told_apart():
 
 def test_gsm8k_becomes_calls():
     solution = "She sold 48/2 = <<48/2=24>>24 clips.\nIn all 48+24 = <<48+24=72>>72.\n#### 72"
-    found = conversation_of("How many?", solution)
+    found = gsm8k.conversation_of("How many?", solution)
     check(found)
     calls = [message.tool_call.arguments for message in found.messages if message.tool_call]
     assert calls == [{"expression": "48/2"}, {"expression": "48+24"}]
     assert [message.text for message in found.messages if message.role == "tool"] == ["24", "72"]
     spoken = "".join(message.text for message in found.messages if message.role == "assistant")
     assert spoken == solution.replace("<<48/2=24>>", "").replace("<<48+24=72>>", "")
-    wrong = conversation_of("How many?", "That is <<10/3=3>>3.\n#### 3")
+    wrong = gsm8k.conversation_of("How many?", "That is <<10/3=3>>3.\n#### 3")
     assert [message.role for message in wrong.messages] == ["user", "assistant"]
 
 
+def read_gsm8k(path: Path) -> list[Example]:
+    with gzip.open(path) as file:
+        return [
+            gsm8k.example_of(json.loads(line), f"{path}: row {row}") for row, line in enumerate(file, start=1)
+        ]
+
+
 def test_gsm8k_rows(test_data: Path):
-    task = Gsm8kTask(train=test_data / "gsm8k/train.jsonl.gz", heldout=test_data / "gsm8k/test.jsonl.gz")
-    examples = list(task.examples("heldout", 0, 300))
-    assert examples[:20] == list(task.examples("heldout", 0, 20))
-    assert examples != list(task.examples("heldout", 1, 300))
     calls = 0
-    for example in examples:
+    for example in read_gsm8k(test_data / "gsm8k/test.jsonl.gz")[:300]:
         check(example.conversation)
         assert parse_conversation(to_json(example.conversation)) == example.conversation
-        assert task.score(example, example.answer_text) == 1.0
-        assert task.score(example, f"#### {example.answer}1") == 0.0
+        assert gsm8k.score(example, example.answer_text) == 1.0
+        assert gsm8k.score(example, f"#### {example.answer}1") == 0.0
         messages = example.conversation.messages
         for message, result in pairwise(messages):
             if message.tool_call:
@@ -120,8 +108,8 @@ def test_gsm8k_rows(test_data: Path):
 
 def test_gsm8k_scores_real_solutions(test_data: Path):
     """The published verdicts on model solutions are ours."""
-    task = Gsm8kTask(train=test_data / "gsm8k/test.jsonl.gz", heldout=test_data / "gsm8k/test.jsonl.gz")
-    by_question = {example.prompt.messages[0].text: example for example in task.examples("train", 0, 1319)}
+    examples = read_gsm8k(test_data / "gsm8k/test.jsonl.gz")
+    by_question = {example.prompt.messages[0].text: example for example in examples}
     agree, seen = 0, 0
     with gzip.open(test_data / "gsm8k/example_model_solutions.jsonl.gz") as file:
         for line in file:
@@ -130,35 +118,22 @@ def test_gsm8k_scores_real_solutions(test_data: Path):
             for value in row.values():
                 if example and isinstance(value, dict) and "is_correct" in value:
                     seen += 1
-                    agree += task.score(example, value["solution"]) == float(value["is_correct"])
+                    agree += gsm8k.score(example, value["solution"]) == float(value["is_correct"])
     assert seen > 1000
     assert agree == seen
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("row", "complaint"),
     [
-        ('{"question": "q", "answer": "no mark"}', "row 1 does not end in #### and a number"),
-        ('{"question": "q"}', 'row 1 has no texts "question" and "answer"'),
-        ("{", "row 1 is not JSON"),
-        ("", "no rows"),
+        ({"question": "q", "answer": "no mark"}, "row 1 does not end in #### and a number"),
+        ({"question": "q"}, 'row 1 has no texts "question" and "answer"'),
+        ([], 'row 1 has no texts "question" and "answer"'),
     ],
 )
-def test_bad_gsm8k_files_are_named(tmp_path: Path, content: str, complaint: str):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(content)
+def test_bad_gsm8k_rows_are_named(row: object, complaint: str):
     with pytest.raises(UserError, match=complaint):
-        Gsm8kTask(train=path, heldout=path)
-
-
-def test_multiple_choice():
-    row = ChoiceQuestion(question="What do lichens need?", choices=("light", "money"), answer=0)
-    task = MultipleChoiceTask(train=[row], heldout=[row])
-    (example,) = task.examples("train", 0, 1)
-    assert "A. light\nB. money" in example.prompt.messages[0].text
-    assert task.score(example, example.answer_text) == 1.0
-    assert task.score(example, "The correct choice is B: money") == 0.0
-    assert len(list(task.examples("train", 0, 5))) == 5
+        gsm8k.example_of(row, "row 1")
 
 
 def test_rows_of_mmlu_and_arc():

@@ -18,7 +18,7 @@ from samosa_jax.data.manifest import (
     Manifest,
     check_file,
     load_manifest,
-    naming_full_disk,
+    naming_unwritable,
     save_manifest,
 )
 from samosa_jax.data.sources import InputFile
@@ -30,7 +30,7 @@ _LEFTOVER = re.compile(r"(train|val)-\d+\.(tokens|documents|roles)\.npy|\..*\.tm
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One writer per folder, which is made if need be; the lock goes with the process, however it ends."""
-    with naming_full_disk(folder):
+    with naming_unwritable(folder):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file; --out names a folder")
         is_new = not folder.exists()
@@ -49,6 +49,13 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
         if is_new and not any(folder.iterdir()):
             folder.rmdir()  # a mistake was found before anything was written
+
+
+def check_outside(folder: Path, inputs: Sequence[str]) -> None:
+    """UserError if the folder lies inside an input, whose files would then be joined by its own."""
+    for given in inputs:
+        if Path(given).is_dir() and folder.resolve().is_relative_to(Path(given).resolve()):
+            raise UserError(f"--out {folder} lies inside the input {given}; choose a folder beside it")
 
 
 def begun(folder: Path) -> Manifest | None:

@@ -28,7 +28,7 @@ class ValidationRule:
         if self.val_documents is not None and self.val_documents < 0:
             raise UserError(f"--val-documents is {self.val_documents}; it must not be negative")
         if self.val_frac is not None and not 0 <= self.val_frac < 1:
-            raise UserError(f"--val-frac is {self.val_frac}; it must lie in 0..1, e.g. 0.01")
+            raise UserError(f"--val-frac is {self.val_frac}; it must be at least 0 and below 1, e.g. 0.01")
         if not 0 <= self.seed < 1 << 63:
             raise UserError(f"--seed is {self.seed}; it must lie in 0..{(1 << 63) - 1}")
 

@@ -1,8 +1,8 @@
 """Hugging Face data sets as files: `hf://owner/name[@revision][/folder-or-pattern]`.
 
-Files are listed at one commit, so that a run that goes on tomorrow reads the same bytes, and fetched one
-at a time through huggingface_hub (HF_ENDPOINT, HF_TOKEN and its other variables hold), several times
-if need be, and checked against the listing.
+Files are listed at one commit, so that a run that goes on tomorrow reads the same bytes. They are fetched one
+at a time through huggingface_hub, which reads HF_ENDPOINT, HF_TOKEN and its other variables, and checked
+against the listing; a fetch that fails is tried again a few times.
 """
 
 import fnmatch

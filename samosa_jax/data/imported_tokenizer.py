@@ -110,15 +110,11 @@ class ImportedTokenizer(Tokenizer):
         """`encode` of many texts, each an int32 array; the library itself counts its threads, if several."""
         if num_threads <= 1:
             return [np.array(self.encode(text), np.int32) for text in texts]
-        texts = list(texts)
-        escaped = [escape(text) for text in texts]
-        plain = [i for i, text in enumerate(escaped) if not _SURROGATES.search(text)]
-        encoded = self._core.encode_batch_fast([escaped[i] for i in plain], add_special_tokens=False)
-        ids_of = {i: encoding.ids for i, encoding in zip(plain, encoded, strict=True)}
-        return [
-            np.array(ids_of[i] if i in ids_of else self.encode(text), np.int32)
-            for i, text in enumerate(texts)
-        ]
+
+        def encode(plain: list[str]) -> list[list[int]]:
+            return [found.ids for found in self._core.encode_batch_fast(plain, add_special_tokens=False)]
+
+        return self._encode_many(texts, special_cases=_SURROGATES, encode=encode)
 
     def _check_ids(self, added: list[dict[str, Any]]) -> None:
         """The library numbers added tokens itself: after the vocabulary, without gaps."""

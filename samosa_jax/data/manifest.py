@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 DOWNLOAD_FOLDER = "downloads"  # hub files between arriving and being read
+_USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 Split = Literal["train", "val"]
 # What a document is: text; a conversation, every token with its role; or a side of a preference pair, the
@@ -71,6 +72,8 @@ class GenerationEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
+    """What a prepared folder holds: how its tokens are written, and every shard of every generation."""
+
     dtype: Literal["uint16", "uint32"]
     vocab_size: int
     bos_id: int
@@ -112,7 +115,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"{folder}: no prepared data here ({reason}); write it with `python -m samosa_jax.prepare "
             f"--input TEXT --tokenizer DIR --out {folder}`"
         ) from None
-    except (NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable manifest ({error}); prepare the folder again") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise UserError(f"{path}: not a manifest of token shards (format is not {FORMAT!r})")
@@ -123,7 +126,7 @@ def load_manifest(folder: Path) -> Manifest:
         )
     try:
         return _from_json(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: the manifest is damaged ({type(error).__name__}: {error}); prepare the folder again"
         ) from None
@@ -157,6 +160,7 @@ def check_file(folder: Path, entry: FileEntry, *, verify: bool = False) -> None:
 
 
 def hash_file(path: Path) -> str:
+    """Hex SHA-256 of a file's contents."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -191,16 +195,16 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Turns "no space left" and the like into a UserError that says what is safe."""
+def naming_unwritable(folder: Path) -> Iterator[None]:
+    """Turns "no space left", "permission denied" and the like into a UserError that says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _USERS_TO_MEND:
             raise
         raise UserError(
-            f"{folder}: cannot write ({error.strerror}); the shards written so far are whole. "
-            "Make room and run the same command again to go on"
+            f"{folder}: cannot write ({error.strerror}); what was written before is whole; mend that, or "
+            "name another place, and run the same command again"
         ) from error
 
 

@@ -32,7 +32,7 @@ class DocumentPart:
 
     document: int  # index into the source's ShardSet
     generation: int
-    visit: int  # 0: the first time the run sees this document
+    visit: int  # 0: the first time the run sees this document; of conversations: the epoch, from 0
     start: int  # first token of the document in the row
     stop: int  # one past the last
     length: int  # tokens of the whole document

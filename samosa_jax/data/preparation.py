@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from samosa_jax.data.continuation import (
     begun,
+    check_outside,
     check_same_folder,
     check_same_generation,
     equal_generation,
@@ -44,6 +45,8 @@ Stage = Literal["choosing validation documents", "tokenizing"]
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
+    """What a preparation reads, cleans, holds out and writes; a UserError for what cannot be met."""
+
     inputs: tuple[str, ...]
     tokenizer: Path
     out: Path
@@ -60,9 +63,7 @@ class PrepareOptions:
         for flag, value in (("--max-documents", self.max_documents), ("--max-bytes", self.max_bytes)):
             if value is not None and value < 1:
                 raise UserError(f"{flag} is {value}; it must be at least 1")
-        for given in self.inputs:
-            if Path(given).is_dir() and self.out.resolve().is_relative_to(Path(given).resolve()):
-                raise UserError(f"--out {self.out} lies inside the input {given}; choose a folder beside it")
+        check_outside(self.out, self.inputs)
         if self.shard_tokens < 1:
             raise UserError(f"--shard-tokens is {self.shard_tokens}; it must be at least 1")
         if self.workers < 0:
@@ -92,6 +93,8 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
+    """What a call of `prepare` did, and what the folder holds since."""
+
     manifest: Manifest
     generation: int
     statistics: Statistics  # of the whole generation

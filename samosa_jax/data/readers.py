@@ -24,6 +24,8 @@ COMPRESSIONS = (".gz", ".zst")
 FORMATS = (".txt", ".jsonl", ".json", ".parquet")
 CHUNK_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 512
+# A ValueError is also what Python raises for an integer of more digits than it converts (4300).
+_JSON_ERRORS = (ValueError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,13 @@ class ReadOptions:
     text_field: str = "text"  # JSON key or parquet column that holds the text
     split_on: str | None = None  # .txt only: "blank-lines", "lines" or a separator; None: a file is a row
     skip_bad_rows: bool = False  # count rows that cannot be read, and go on
+
+    def __post_init__(self) -> None:
+        # A separator is looked for line by line: one with a line break in it would never be found.
+        if self.split_on is not None and (not self.split_on or "\n" in self.split_on):
+            raise UserError(
+                f"--split-on is {self.split_on!r}; expected blank-lines, lines, or a text without line breaks"
+            )
 
 
 class UnreadableRow(NamedTuple):
@@ -101,7 +110,8 @@ def read_objects(path: Path, *, name: str) -> Iterator[tuple[int, Any]]:
     if kind[0] == ".json":
         data = b"".join(chunks)
         if _is_list(data):
-            yield from enumerate(_parse_list(data, name=name), start=1)
+            rows = _parse_list(data, name=name)
+            yield from enumerate(map(_encodable, rows) if _may_hold_surrogates(data) else rows, start=1)
             return
         chunks = iter([data])
     for number, (offset, line) in enumerate(_lines(chunks), start=1):
@@ -112,11 +122,21 @@ def read_objects(path: Path, *, name: str) -> Iterator[tuple[int, Any]]:
 def _parse_line(line: bytes) -> Any:
     try:
         value = json.loads(line)
-        if b"\\ud" in line or b"\\uD" in line:
-            # JSON can spell half of a surrogate pair, which no UTF-8 text can hold.
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+    except _JSON_ERRORS as error:
         return UnreadableRow(f"not JSON ({error})")
+    return _encodable(value) if _may_hold_surrogates(line) else value
+
+
+def _may_hold_surrogates(data: bytes) -> bool:
+    return b"\\ud" in data or b"\\uD" in data
+
+
+def _encodable(value: Any) -> Any:
+    """The value, or UnreadableRow: JSON can spell half of a surrogate pair, which no UTF-8 text can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return UnreadableRow(f"lone surrogate {error.object[error.start]!a}")
     return value
 
 
@@ -146,7 +166,7 @@ def _bad(options: ReadOptions, message: str) -> None:
 
 
 def _read_chunks(path: Path, compression: str, *, name: str) -> Iterator[bytes]:
-    """The decompressed bytes; UserError when the compressed stream is cut off or damaged."""
+    """The decompressed bytes; UserError for a file that may not be read, is cut off or is damaged."""
     try:
         if compression == ".zst":
             yield from _unzstd(path)
@@ -159,6 +179,10 @@ def _read_chunks(path: Path, compression: str, *, name: str) -> Iterator[bytes]:
         raise UserError(f"{name}: the {compression} file is cut off before its end; fetch it again") from None
     except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         raise UserError(f"{name}: not a sound {compression} file ({error}); fetch it again") from None
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be read ({error.strerror}); check its permissions and disk"
+        ) from None
 
 
 def _unzstd(path: Path) -> Iterator[bytes]:
@@ -257,7 +281,7 @@ def _read_jsonl(
             continue
         try:
             row = json.loads(decoded)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except _JSON_ERRORS as error:
             yield _bad(options, f"{where} is not JSON ({error}); mend the row, or pass --skip-bad-rows")
             continue
         yield _text_of(row, options, where=where)
@@ -280,7 +304,7 @@ def _is_list(data: bytes) -> bool:
 def _parse_list(data: bytes, *, name: str) -> list[Any]:
     try:
         return json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except _JSON_ERRORS as error:
         raise UserError(f"{name}: not a JSON list ({error}); mend the file") from None
 
 

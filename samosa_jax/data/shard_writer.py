@@ -21,7 +21,7 @@ from samosa_jax.data.manifest import (
     Split,
     hash_file,
     list_tokenizer,
-    naming_full_disk,
+    naming_unwritable,
     save_manifest,
     write_atomically,
 )
@@ -77,7 +77,7 @@ class ShardWriter:
         leftovers = {f".{MANIFEST_NAME}.tmp", DOWNLOAD_FOLDER}  # of a writer killed before its first commit
         if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - leftovers):
             raise UserError(f"{folder}: not an empty folder; choose another --out, or remove it")
-        with naming_full_disk(folder):
+        with naming_unwritable(folder):
             folder.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(
             dtype="uint16" if vocab_size <= 1 << 16 else "uint32",
@@ -152,7 +152,7 @@ class ShardWriter:
     def _commit(
         self, *, complete: bool, position: dict[str, int] | None, statistics: dict[str, int] | None
     ) -> None:
-        with naming_full_disk(self.folder):
+        with naming_unwritable(self.folder):
             new = [self._write_shard(split) for split in ("train", "val") if self._pending[split]]
         *earlier, generation = self.manifest.generations
         generation = dataclasses.replace(
@@ -187,7 +187,7 @@ class ShardWriter:
 
     def copy_tokenizer(self, source: Path) -> None:
         """Makes the folder's copy of the tokenizer whole, as the manifest lists it."""
-        with naming_full_disk(self.folder):
+        with naming_unwritable(self.folder):
             (self.folder / TOKENIZER_FOLDER).mkdir(exist_ok=True)
             for entry in self.manifest.tokenizer_files:
                 target = self.folder / entry.name
@@ -195,7 +195,7 @@ class ShardWriter:
                     write_atomically(target, (source / target.name).read_bytes())
 
     def _save(self, manifest: Manifest) -> None:
-        with naming_full_disk(self.folder):
+        with naming_unwritable(self.folder):
             save_manifest(self.folder, manifest)
         self.manifest = manifest
 

@@ -114,12 +114,6 @@ class ShardSet:
         self.__dict__.pop("document_lengths", None)
 
     @property
-    def complete(self) -> bool:
-        """False while `prepare` may still add shards to what is open here."""
-        chosen = range(len(self.manifest.generations)) if self._generations is None else self._generations
-        return self.manifest.complete or all(self.manifest.generations[index].complete for index in chosen)
-
-    @property
     def num_documents(self) -> int:
         return self._first_document[-1]
 

@@ -150,6 +150,23 @@ class Tokenizer(abc.ABC):
     def encode_batch(self, texts: Iterable[str | bytes], *, num_threads: int = 1) -> list[np.ndarray]:
         """`encode` of many texts, each an int32 array. Ids are the same with any number of threads."""
 
+    def _encode_many(
+        self,
+        texts: Iterable[str | bytes],
+        *,
+        special_cases: re.Pattern[str],
+        encode: Callable[[list[str]], list[list[int]]],
+    ) -> list[np.ndarray]:
+        """`encode_batch` by a library's own: it gets all texts at once in which no special case is found."""
+        texts = list(texts)
+        escaped = [escape(text) for text in texts]
+        plain = [i for i, text in enumerate(escaped) if not special_cases.search(text)]
+        ids_of = dict(zip(plain, encode([escaped[i] for i in plain]), strict=True))
+        return [
+            np.array(ids_of[i] if i in ids_of else self.encode(text), np.int32)
+            for i, text in enumerate(texts)
+        ]
+
     def encode_with_specials(self, text: str) -> list[int]:
         """As `encode`, but the names of special tokens become these tokens. For trusted text only."""
         ids: list[int] = []
@@ -219,15 +236,11 @@ class SentencePieceTokenizer(Tokenizer):
             return [
                 np.fromiter(chain.from_iterable(map(lookup, find(escape(text)))), np.int32) for text in texts
             ]
-        texts = list(texts)
-        escaped = [escape(text) for text in texts]
-        plain = [i for i, text in enumerate(escaped) if not UNSAFE.search(text)]
-        encoded = self._processor.encode([escaped[i] for i in plain], num_threads=num_threads)
-        ids_of = dict(zip(plain, encoded, strict=True))
-        return [
-            np.array(ids_of[i] if i in ids_of else self.encode(text), np.int32)
-            for i, text in enumerate(texts)
-        ]
+        return self._encode_many(
+            texts,
+            special_cases=UNSAFE,
+            encode=lambda plain: self._processor.encode(plain, num_threads=num_threads),
+        )
 
     def scores(self) -> dict[str, float]:
         """How early sentencepiece merges to each ordinary token, highest first; no specials, no bytes."""

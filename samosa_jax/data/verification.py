@@ -10,6 +10,8 @@ from samosa_jax.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
+    """What was found; a sound folder has no problems."""
+
     manifest: Manifest
     num_bytes: int  # read and hashed
     problems: tuple[str, ...]  # one line each

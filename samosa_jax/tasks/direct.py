@@ -45,8 +45,7 @@ def _thought(draw: random.Random, topic: Topic) -> str:
     return draw.choice(
         (
             f"This asks {topic.clause}. That is settled knowledge which does not change from day to day, so "
-            f"no search "
-            f"is needed, and there is nothing to calculate. I should bring in the words {words}.",
+            f"no search is needed, and there is nothing to calculate. I should bring in the words {words}.",
             f"No tool helps here: the facts are stable and I know them. The words {words} have to come up, "
             "and the rest can stay plain.",
             f"Do I need to look this up? No, {topic.clause} is textbook knowledge. I will build the reply "

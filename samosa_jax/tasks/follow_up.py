@@ -48,10 +48,10 @@ def _thought(draw: random.Random, entity: Entity, question: str) -> str:
     return draw.choice(
         (
             f"The user says {word}, which points back to {entity.name} from the turn before. I stay with "
-            f"that subject.",
+            "that subject.",
             f"Who or what is {word}? We were just talking about {entity.name}, so the question is about "
-            f"that.",
+            "that.",
             f"This follows on from before: {word} stands for {entity.name}. I know this without looking "
-            f"anything up.",
+            "anything up.",
         )
     )

@@ -4,47 +4,18 @@ A solution `... 48/2 = <<48/2=24>>24 clips ...` becomes text, a call of the calc
 text. The final `#### 72` stays: it is the form that the score reads.
 """
 
-import gzip
-import json
-import random
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall
 from samosa_jax.errors import UserError
 from samosa_jax.tasks.calculator import CalculatorError, calculate
 from samosa_jax.tasks.scoring import gives_number, parse_number
-from samosa_jax.tasks.task import Example, Split
+from samosa_jax.tasks.task import Example
 from samosa_jax.tasks.tool_schemas import CALCULATOR
 
 _CALCULATION = re.compile(r"<<([^<>=]+)=([^<>]*)>>")
-
-
-class Gsm8kTask:
-    """Right if the number after `####` (else the last number) equals the solution's."""
-
-    name = "gsm8k"
-
-    def __init__(self, *, train: Path, heldout: Path) -> None:
-        """Files of lines `{"question": ..., "answer": ...}`, .jsonl or .jsonl.gz, one for each split.
-
-        Raises:
-          UserError: a file that cannot be read, or a row without question, answer or `####`.
-        """
-        self._rows: dict[Split, list[Example]] = {"train": _read(train), "heldout": _read(heldout)}
-
-    def examples(self, split: Split, seed: int, count: int) -> Iterator[Example]:
-        """Rows in an order that the seed gives; another order of all rows each time they are through."""
-        rows = self._rows[split]
-        for start in range(0, count, len(rows)):
-            order = list(range(len(rows)))
-            random.Random(f"{self.name}/{split}/{seed}/{start}").shuffle(order)
-            yield from (rows[row] for row in order[: count - start])
-
-    def score(self, example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
-        return score(example, answer_text, messages)
 
 
 def score(example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
@@ -81,27 +52,6 @@ def _result(expression: str, stated: str) -> str | None:
     except CalculatorError:
         return None
     return result if parse_number(result) == parse_number(stated) else None
-
-
-def _read(path: Path) -> list[Example]:
-    try:
-        data = path.read_bytes()
-        lines = (gzip.decompress(data) if path.suffix == ".gz" else data).split(b"\n")
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a .jsonl or .jsonl.gz of GSM8K") from None
-    examples = [
-        _parsed(line, f"{path}: row {row}") for row, line in enumerate(lines, start=1) if line.strip()
-    ]
-    if not examples:
-        raise UserError(f"{path}: no rows; give a .jsonl or .jsonl.gz of GSM8K")
-    return examples
-
-
-def _parsed(line: bytes, where: str) -> Example:
-    try:
-        return example_of(json.loads(line), where)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}); mend the row") from None
 
 
 def example_of(row: Any, where: str) -> Example:

@@ -55,7 +55,7 @@ def code_of(example: Example, answer_text: str) -> str:
 def program(example: Example, answer_text: str, *, passed: str) -> str:
     """Python that prints `passed` as its last line if the answer meets all tests.
 
-    A word that nobody can guess, so that leaving early is no way to pass.
+    `passed` should be a word that nobody can guess, so that leaving early is no way to pass.
     """
     entry, test = example.checks["entry_point"], example.checks["test"]
     return f"{code_of(example, answer_text)}\n\n{test}\n\ncheck({entry})\nprint('\\n' + {passed!r})\n"

@@ -1,14 +1,12 @@
 """Questions with lettered choices, as in MMLU (https://arxiv.org/abs/2009.03300) and ARC (https://arxiv.org/abs/1803.05457)."""
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from samosa_jax.data.chat.conversation import Conversation, Message
 from samosa_jax.errors import UserError
-from samosa_jax.tasks.scoring import chosen_letter
-from samosa_jax.tasks.task import Example, Split
+from samosa_jax.tasks.task import Example
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -20,27 +18,8 @@ class ChoiceQuestion:
     answer: int  # index into choices
 
 
-class MultipleChoiceTask:
-    """Right if the letter that the answer chooses (`scoring.chosen_letter`) is the right one."""
-
-    name = "multiple_choice"
-
-    def __init__(self, *, train: Sequence[ChoiceQuestion], heldout: Sequence[ChoiceQuestion]) -> None:
-        self._rows: dict[Split, Sequence[ChoiceQuestion]] = {"train": train, "heldout": heldout}
-
-    def examples(self, split: Split, seed: int, count: int) -> Iterator[Example]:
-        """Questions in an order that the seed gives; another order of all each time they are through."""
-        rows = self._rows[split]
-        for start in range(0, count, max(1, len(rows))):
-            order = list(range(len(rows)))
-            random.Random(f"{self.name}/{split}/{seed}/{start}").shuffle(order)
-            yield from (example_of(rows[row]) for row in order[: count - start])
-
-    def score(self, example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
-        return float(chosen_letter(answer_text) == example.answer)
-
-
 def example_of(question: ChoiceQuestion) -> Example:
+    """The question with lettered choices, answered in a sentence that names letter and text."""
     lettered = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)]
     letter, text = LETTERS[question.answer], question.choices[question.answer]
     prompt = "\n".join(
@@ -77,9 +56,8 @@ def read_choice_row(row: Mapping[str, Any], where: str) -> ChoiceQuestion:
         or not 0 <= answer < len(texts)
     ):
         raise UserError(
-            f"{where} is no multiple-choice question: expected question, choices (2 to {len(LETTERS)} "
-            f"texts) and "
-            "the index of the right one in answer, or ARC's choices.text, choices.label and answerKey; "
+            f"{where} is no multiple-choice question: expected question, choices (2 to {len(LETTERS)} texts) "
+            "and the index of the right one in answer, or ARC's choices.text, choices.label and answerKey; "
             f"found {', '.join(map(str, row)) or 'nothing'}"
         )
     return ChoiceQuestion(question=question, choices=tuple(texts), answer=answer)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from samosa_jax.data.chat.conversation import Conversation, Message, ToolCall, to_json
+from samosa_jax.errors import UserError
 from samosa_jax.tasks.direct import DirectTask
 from samosa_jax.tasks.follow_up import FollowUpTask
 from samosa_jax.tasks.identity import IdentityTask, Persona
@@ -54,14 +55,15 @@ class PreferenceSynthesis:
     ) -> None:
         """
         Args:
-          tasks: whose answers are spoiled, each as often; None: those of longer conversations.
-          artefacts: by which, names of ARTEFACTS; empty: all.
+          tasks: their answers are spoiled, those of each as often; None: the tasks of longer conversations.
+          artefacts: names of those to spoil answers by; empty: all ARTEFACTS.
         """
         own = (DirectTask(), FollowUpTask(), IdentityTask(persona), JointThinkToolTask())
         self._tasks: Sequence[GeneratedTask] = own if tasks is None else tasks
         self._artefacts = tuple(artefacts) or tuple(ARTEFACTS)
 
     def pair(self, split: Split, seed: int, index: int) -> PreferencePair:
+        """Raises UserError if none of the artefacts fits the answer: some need a thought to spoil."""
         draw = random.Random(f"{self.name}/{split}/{seed}/{index}")
         example = draw.choice(self._tasks).compose(draw, split)
         clean = example.solution
@@ -72,7 +74,10 @@ class PreferenceSynthesis:
             spoiled = ARTEFACTS[name](draw, clean)
             if spoiled is not None:
                 return PreferencePair(prompt=example.prompt, chosen=clean, rejected=spoiled, artefact=name)
-        raise RuntimeError(f"no artefact fits {clean}")
+        raise UserError(
+            f"--artefacts {' '.join(artefacts)}: none of them fits the answer {clean[-1].text[:60]!r}; "
+            "name one besides that fits any answer, such as stock_label"
+        )
 
     def pairs(self, split: Split, seed: int, count: int) -> Iterator[PreferencePair]:
         for index in range(count):
@@ -180,7 +185,7 @@ ARTEFACTS: Mapping[str, Callable[[random.Random, Turn], Turn | None]] = {
     "tripled_line": _tripled_line,
     "over_apology": _over_apology,
 }
-# Of scraped text: what stands before or after an answer, which is there all the same.
+# Of scraped text: they stand before or after an answer, and leave it whole.
 HABITS = ("stock_label", "image_placeholder", "emoji_spam", "stock_hedge")
 
 

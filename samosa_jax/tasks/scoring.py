@@ -29,11 +29,14 @@ _SPACES = re.compile(r"[\s$,]")
 
 
 def parse_number(text: str) -> Fraction | None:
-    """A number as people write it: `$1,250.00` is 1250, `72.` is 72; None where there is none."""
+    """A number as people write it: `$1,250.00` is 1250, `72.` is 72; None where there is none.
+
+    None also for more digits than Python converts (4300), as a model that repeats itself may write.
+    """
     plain = _SPACES.sub("", text.strip().rstrip(".%")).replace("−", "-")
     try:
         return Fraction(plain) if re.fullmatch(r"-?(?:\d+(?:\.\d+)?|\.\d+)", plain) else None
-    except ZeroDivisionError:
+    except ValueError:
         return None
 
 
@@ -53,6 +56,7 @@ def gives_number(text: str, wanted: str, *, places: int | None = None) -> bool:
 
 
 def final_weekday(text: str) -> str | None:
+    """The last weekday that is named, capitalised; None where there is none."""
     found = _WEEKDAY.findall(text)
     return found[-1].capitalize() if found else None
 
@@ -86,25 +90,13 @@ def final_spelling(text: str) -> str | None:
     return re.sub(r"[^a-z]", "", found[-1].lower()) if found else None
 
 
-def chosen_letter(text: str) -> str | None:
-    """The letter of a multiple-choice answer.
-
-    That is the last one introduced by choice, option or answer; else a letter that begins the text with
-    a mark after it (`B.`, `(B)`, `B:`) or is all of it. A bare "A" inside a sentence is an article.
-    """
-    named = re.findall(r"(?i:\b(?:choice|option|answer)(?:\s+is)?:?)\s*\(?([A-J])\b", text)
-    if named:
-        return named[-1]
-    leading = re.match(r"\s*(?:\(([A-J])\)|([A-J])(?:[.:)]|\s*$))", text)
-    return (leading[1] or leading[2]) if leading else None
-
-
 def mentions_all(text: str, wanted: Iterable[str]) -> bool:
     """Whether every phrase stands in the text as whole words, in any case."""
     return all(mentions(text, phrase) for phrase in wanted)
 
 
 def mentions(text: str, phrase: str) -> bool:
+    """Whether the phrase stands in the text as whole words, in any case."""
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
 
 

@@ -45,6 +45,7 @@ class SpellingTask(GeneratedTask):
 
 
 def level_of(word: str) -> int:
+    """1 to 4, by the number of letters."""
     return 1 + sum(len(word) > longest for longest in (5, 7, 9))
 
 
@@ -92,8 +93,10 @@ def _spell(draw: random.Random, split: Split, word: str) -> Example:
     return Example(
         conversation=answered(
             _SPELL.pick(draw, split).format(word=word),
-            think=f'I take "{word}" apart into {halves} and then name every single letter of both parts in '
-            f"order.",
+            think=(
+                f'I take "{word}" apart into {halves} and then name every single letter of both parts '
+                "in order."
+            ),
             answer=f'Letter by letter, the word "{word}" is spelled {"-".join(word)}.',
         ),
         answer=word,
@@ -107,8 +110,7 @@ def _spell_backwards(draw: random.Random, split: Split, word: str) -> Example:
             _BACKWARDS.pick(draw, split).format(word=word),
             think=(
                 f'Forwards the letters of "{word}" are {", ".join(word)}. Now I read that list from the '
-                f"right end "
-                "to the left end, one letter at a time."
+                "right end to the left end, one letter at a time."
             ),
             answer=f'From the last letter to the first, "{word}" reads {"-".join(reversed(word))}.',
         ),

@@ -45,6 +45,7 @@ class Example:
 
     @property
     def answer_text(self) -> str:
+        """The last message of the assistant, without its thought: what a score reads."""
         return self.conversation.messages[-1].text
 
 
@@ -87,6 +88,7 @@ class GeneratedTask(ABC):
         """As in `Task`."""
 
     def example(self, split: Split, seed: int, index: int) -> Example:
+        """The example of that number, always the same for the same arguments."""
         return self.compose(random.Random(f"{self.name}/{split}/{seed}/{index}"), split)
 
     def examples(self, split: Split, seed: int, count: int) -> Iterator[Example]:
@@ -151,6 +153,7 @@ def with_tool_schemas(conversation: Conversation) -> Conversation:
 
 
 def with_level(example: Example, level: int) -> Example:
+    """The same example, its level among its checks."""
     return replace(example, checks={**example.checks, "level": level})
 
 

@@ -52,6 +52,7 @@ class TemporalTask(GeneratedTask):
 
 
 def long_date(day: date) -> str:
+    """As 14 March 1987."""
     return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
 
 
@@ -88,12 +89,10 @@ def _weekday_of_date(draw: random.Random, split: Split) -> Example:
     )
     think = (
         f"I use the doomsday rule. For the {day.year // 100}00s the anchor day is {WEEKDAYS[anchor]}. The "
-        f"year part "
-        f"is {short}, and {short} + {short // 4} leap days = {short + short // 4}, which leaves "
+        f"year part is {short}, and {short} + {short // 4} leap days = {short + short // 4}, which leaves "
         f"{(short + short // 4) % 7} modulo 7, so the doomsday of {day.year} is {WEEKDAYS[doomsday]}. In "
-        f"{month} "
-        f"it falls on the {_ordinal(known)}. The {_ordinal(day.day)} is {away}; {abs(offset)} modulo 7 is "
-        f"{abs(offset) % 7}, which leads to {weekday}."
+        f"{month} it falls on the {_ordinal(known)}. The {_ordinal(day.day)} is {away}; {abs(offset)} modulo "
+        f"7 is {abs(offset) % 7}, which leads to {weekday}."
     )
     tense = draw.choice(("falls on a", "is a"))
     return _example(
@@ -122,8 +121,7 @@ def _weekday_shift(draw: random.Random, split: Split) -> Example:
     )
     think = (
         f"Weekdays repeat every seven days. {days} days are {_plural(weeks, 'week')} and {_days(rest)}, and "
-        f"whole "
-        f"weeks change nothing. {walk}"
+        f"whole weeks change nothing. {walk}"
     )
     when = f"in {days} days" if sign > 0 else f"{days} days ago"
     verb = "it will be" if sign > 0 else "it was"
@@ -189,9 +187,8 @@ def _age(draw: random.Random, split: Split) -> Example:
     birthday = f"{born.day} {MONTHS[born.month - 1]}"
     think = (
         f"The years differ by {today.year} - {born.year} = {today.year - born.year}. The birthday is on "
-        f"{birthday}, "
-        f"and on {long_date(today)} it has {'already come' if had else 'not come yet'} that year, so "
-        f"{'nothing is taken off' if had else 'one year is taken off'}."
+        f"{birthday}, and on {long_date(today)} it has {'already come' if had else 'not come yet'} that "
+        f"year, so {'nothing is taken off' if had else 'one year is taken off'}."
     )
     asked = QUESTIONS["age"].pick(draw, split)
     return _example(
@@ -261,8 +258,7 @@ def _duration(draw: random.Random, split: Split) -> Example:
     end = start + minutes
     think = (
         f"In minutes since midnight, {clock(start)} is {start} and {clock(end)} is {end}. Both lie on the "
-        f"same day, "
-        f"so the difference {end} - {start} is what passes between them."
+        f"same day, so the difference {end} - {start} is what passes between them."
     )
     return _example(
         QUESTIONS["duration"].pick(draw, split).format(start=clock(start), end=clock(end)),

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 
 from samosa_jax.data.chat.conversation import Message, ToolCall
-from samosa_jax.tasks.scoring import mentions, mentions_all
+from samosa_jax.tasks.scoring import mentions_all
 from samosa_jax.tasks.task import (
     Example,
     GeneratedTask,
@@ -67,10 +67,6 @@ class WebSearchTask(GeneratedTask):
     def score(self, example: Example, answer_text: str, messages: Sequence[Message] = ()) -> float:
         is_grounded = mentions_all(answer_text, example.checks["mentions"])
         return float(is_grounded and (not messages or tools_called(messages) == [WEB_SEARCH]))
-
-    def names_source(self, example: Example, answer_text: str) -> bool:
-        """Whether the answer says where the fact comes from."""
-        return mentions(answer_text, example.checks["site"])
 
 
 def _facts(draw: random.Random, report: Report, split: Split) -> dict[str, str]:

@@ -184,7 +184,11 @@ def ai2_reasoning(row: Row) -> Conversation:
 
 def daily_dialog(row: Row) -> Conversation:
     """{"dialog": [utterance, ...]}: DailyDialog. The first to speak is the user, whose last word may go."""
-    utterances = [str(utterance).strip() for utterance in _list(row, "dialog")]
+    utterances = _list(row, "dialog")
+    for index, utterance in enumerate(utterances):
+        if not isinstance(utterance, str):
+            raise ConversationError(f"utterance {index} is a {type(utterance).__name__}, expected text")
+    utterances = [utterance.strip() for utterance in utterances]
     found: list[RawMessage] = []
     for question, answer in zip(utterances[::2], utterances[1::2], strict=False):
         found += exchange(question, answer)
@@ -202,6 +206,7 @@ def joined(*texts: str) -> str:
 
 
 def text_field(row: Row, key: str) -> str:
+    """The text under a key, "" where it is missing or null. Raises ConversationError if it is no text."""
     value = row.get(key)
     if value is not None and not isinstance(value, str):
         raise ConversationError(f'"{key}" is a {type(value).__name__}, expected text')

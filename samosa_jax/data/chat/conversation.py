@@ -46,6 +46,8 @@ class ConversationError(ValueError):
 
 @dataclass(frozen=True)
 class ToolCall:
+    """One call of one tool by the assistant."""
+
     name: str
     arguments: Mapping[str, Any]  # a JSON object
 
@@ -267,7 +269,7 @@ def parse_json(text: str, what: str) -> Any:
     """The JSON in `text`; ConversationError naming `what` if it is none."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of more than 4300 digits
         raise ConversationError(f"{what}: not JSON ({error})", reason="tool call is not JSON") from error
 
 

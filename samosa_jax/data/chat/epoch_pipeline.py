@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from samosa_jax.data.batch import Batch
-from samosa_jax.data.chat.packing import EpochRow, EpochRows
+from samosa_jax.data.chat.packing import EpochRow, EpochRows, num_shown
 from samosa_jax.data.chat.role_bytes import from_bytes, turn_positions
 from samosa_jax.data.manifest import Content, Split
 from samosa_jax.data.pipeline import (
@@ -166,7 +166,7 @@ class EpochPipeline(ABC, Generic[SomeBatch]):
                     DocumentPart(
                         document=document,
                         generation=0,
-                        visit=0,
+                        visit=row.epoch,
                         start=0,
                         stop=used,
                         length=whole,
@@ -182,7 +182,7 @@ class EpochPipeline(ABC, Generic[SomeBatch]):
         )
 
     def documents_of(self, item: int) -> Sequence[int]:
-        """The documents of the shards that an item is."""
+        """The documents of the shards that an item consists of."""
         return (item,)
 
     @abstractmethod
@@ -233,6 +233,11 @@ def _check_sources(sources: Sequence[EpochSource], context_len: int) -> None:
             raise UserError(
                 f"{source.path}: none of its {source.num_dropped} items fits a row of {context_len} tokens; "
                 "raise model.context_len, or prepare shorter ones"
+            )
+        if num_shown(len(source.items), source.repeats) == 0:
+            raise UserError(
+                f"{source.path}: an epoch shows none of its {len(source.items)} items, as data.sources gives "
+                f"it the weight {source.repeats:g}; raise the weight (1: each once an epoch), or leave it out"
             )
 
 

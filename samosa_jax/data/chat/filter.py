@@ -7,6 +7,7 @@ read once and never changed; memory is bounded by the index of what is kept.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from samosa_jax.data.chat.reading import Example, OnBadRow, ReadStatistics
 from samosa_jax.data.chat.rules import Rule, failures
 from samosa_jax.data.chat.sources import ConversationSource, iter_source
 from samosa_jax.data.chat.word_grams import WordHasher, hash_messages
-from samosa_jax.data.manifest import naming_full_disk, sync_folder, write_atomically
+from samosa_jax.data.manifest import naming_unwritable, sync_folder, write_atomically
 from samosa_jax.data.sources import list_inputs
 from samosa_jax.errors import UserError
 
@@ -180,9 +181,22 @@ def filter_conversations(
 def _write(file: TextIO | None, example: Example[Conversation], more: Mapping[str, Any]) -> None:
     if file is None:
         return
-    own = {key: value for key, value in example.other.items() if key not in ("messages", "tools")}
+    own = {
+        key: _without_nan(value) for key, value in example.other.items() if key not in ("messages", "tools")
+    }
     # Parquet has values that JSON lacks, such as times; they become text.
     file.write(json.dumps(to_json(example.value) | own | dict(more), ensure_ascii=False, default=str) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null for NaN and infinities, which are no JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return value
 
 
 @contextlib.contextmanager
@@ -192,9 +206,10 @@ def _appearing(path: Path | None) -> Iterator[TextIO | None]:
         yield None
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming_unwritable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with naming_full_disk(path.parent), open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        with naming_unwritable(path.parent), open(temporary, "w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -31,11 +31,6 @@ _SEED = 2024
 Key = TypeVar("Key", bound=Hashable)
 
 
-def detection_probability(similarity: float) -> float:
-    """That a pair of this Jaccard similarity shares a band, and so is compared."""
-    return 1 - (1 - similarity**ROWS_PER_BAND) ** BANDS
-
-
 def content_digest(conversation: Conversation) -> bytes:
     """16 bytes, the same for conversations whose messages differ in case and white space at most."""
     parts: list[str] = []

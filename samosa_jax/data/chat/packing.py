@@ -6,6 +6,7 @@ always comes to an end. What an epoch holds is a function of its seed and number
 """
 
 import bisect
+import functools
 import math
 import threading
 from collections import deque
@@ -73,6 +74,12 @@ def pack(
     return RowPlan(np.array(items, np.int64), np.array(bounds, np.int64))
 
 
+def num_shown(count: int, times: float) -> int:
+    """How many items of a source an epoch shows, repeats included: it has `count`, shown `times` each."""
+    whole = math.floor(times)
+    return whole * count + round((times - whole) * count)
+
+
 def epoch_order(
     counts: Sequence[int], repeats: Sequence[float], *, seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +92,7 @@ def epoch_order(
     items: list[np.ndarray] = []
     for index, (count, times) in enumerate(zip(counts, repeats, strict=True)):
         whole = math.floor(times)
-        extra = round((times - whole) * count)
+        extra = num_shown(count, times) - whole * count
         more = seeded_permutation(count, key=(seed, epoch, index, 1))[:extra]
         items.append(np.concatenate([np.tile(np.arange(count, dtype=np.int64), whole), more]))
         sources.append(np.full(len(items[-1]), index, np.int64))
@@ -95,8 +102,20 @@ def epoch_order(
 
 
 class EpochRow(NamedTuple):
-    source: np.ndarray  # (n,) of the items of one row
-    item: np.ndarray  # (n,)
+    """The n items of one row."""
+
+    source: np.ndarray  # (n,) index of each item's source
+    item: np.ndarray  # (n,) index of the item within its source
+    epoch: int
+
+
+class _Epoch(NamedTuple):
+    """What one epoch shows: N items, in the order in which they wait to be packed, and their rows."""
+
+    source: np.ndarray  # int64, (N,)
+    item: np.ndarray  # int64, (N,)
+    plan: RowPlan
+    row_order: np.ndarray  # int64, (num_rows,): the rows of the plan as they are read
 
 
 class EpochRows:
@@ -122,15 +141,10 @@ class EpochRows:
         self._seed = seed
         self._max_items = max_items
         self._starts = [0]  # row at which each epoch known so far begins
-        self._epoch = -1
-        self._plan = RowPlan(np.zeros(0, np.int64), np.zeros(1, np.int64))
-        self._order = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._row_order = np.zeros(0, np.int64)
+        # Two: where one ends, reading threads ask for rows of both in turn.
+        self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
         self._loading = threading.Lock()  # rows are asked for by reading threads
-        self.num_items = sum(
-            len(size) * math.floor(times) + round((times - math.floor(times)) * len(size))
-            for size, times in zip(sizes, repeats, strict=True)
-        )
+        self.num_items = sum(num_shown(len(size), times) for size, times in zip(sizes, repeats, strict=True))
         if self.num_items == 0:
             raise ValueError("an epoch without a single item has no rows")
 
@@ -138,43 +152,40 @@ class EpochRows:
         """The items of row `index`, counted from the start of the first epoch."""
         with self._loading:
             while self._starts[-1] <= index:
-                self._load(len(self._starts) - 1)
-            epoch = bisect.bisect_right(self._starts, index) - 1
-            self._load(epoch)
-            row = self._row_order[index - self._starts[epoch]]
-            places = self._plan.items[self._plan.bounds[row] : self._plan.bounds[row + 1]]
-            source, item = self._order
-            return EpochRow(source[places], item[places])
+                self._begin_next()
+            number = bisect.bisect_right(self._starts, index) - 1
+            epoch = self._epoch(number)
+            row = epoch.row_order[index - self._starts[number]]
+            places = epoch.plan.items[epoch.plan.bounds[row] : epoch.plan.bounds[row + 1]]
+            return EpochRow(epoch.source[places], epoch.item[places], number)
 
     def rows_in(self, epochs: float) -> int:
         """Rows of so many epochs, rounded up."""
         whole = math.floor(epochs)
         with self._loading:
             while len(self._starts) <= whole + 1:
-                self._load(len(self._starts) - 1)
+                self._begin_next()
         part = (epochs - whole) * (self._starts[whole + 1] - self._starts[whole])
         return self._starts[whole] + math.ceil(part)
 
     def filled(self, epoch: int = 0) -> float:
         """Share of an epoch's positions that hold a token."""
         with self._loading:
-            self._load(epoch)
-            source, item = self._order
-            num_rows = self._plan.num_rows
+            source, item, plan, _ = self._epoch(epoch)
         used = sum(int(sizes[item[source == index]].sum()) for index, sizes in enumerate(self._sizes))
-        return used / (num_rows * self._capacity)
+        return used / (plan.num_rows * self._capacity)
 
-    def _load(self, epoch: int) -> None:
-        if epoch == self._epoch:
-            return
+    def _begin_next(self) -> None:
+        """Finds out where the first epoch begins of which that is not known."""
+        last = len(self._starts) - 1
+        self._starts.append(self._starts[-1] + self._epoch(last).plan.num_rows)
+
+    def _make_epoch(self, epoch: int) -> _Epoch:
         counts = [len(size) for size in self._sizes]
         source, item = epoch_order(counts, self._repeats, seed=self._seed, epoch=epoch)
         first = bounds_of(counts)
         sizes = np.concatenate(self._sizes)[first[source] + item]
-        self._plan = pack(sizes, capacity=self._capacity, max_items=self._max_items)
-        self._order = (source, item)
+        plan = pack(sizes, capacity=self._capacity, max_items=self._max_items)
         # Rows that pack well come early: their order is a seeded one too.
-        self._row_order = seeded_permutation(self._plan.num_rows, key=(self._seed, epoch, 2))
-        self._epoch = epoch
-        if epoch == len(self._starts) - 1:
-            self._starts.append(self._starts[-1] + self._plan.num_rows)
+        row_order = seeded_permutation(plan.num_rows, key=(self._seed, epoch, 2))
+        return _Epoch(source, item, plan, row_order)

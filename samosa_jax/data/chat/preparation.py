@@ -20,7 +20,7 @@ from samosa_jax.data.chat.reading import (
 )
 from samosa_jax.data.chat.role_bytes import to_bytes
 from samosa_jax.data.chat.template import Rendered, render
-from samosa_jax.data.continuation import locked
+from samosa_jax.data.continuation import check_outside, locked
 from samosa_jax.data.holdout import ValidationRule, splitter, threshold_for
 from samosa_jax.data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from samosa_jax.data.shard_writer import ShardWriter
@@ -36,6 +36,8 @@ AnyExample = Example[Conversation] | Example[PreferencePair]
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
+    """What `prepare chat` reads, holds out and writes; a UserError for what cannot be met."""
+
     inputs: tuple[str, ...]
     tokenizer: Path
     out: Path
@@ -50,6 +52,7 @@ class ChatOptions:
     shard_tokens: int = 10_000_000
 
     def __post_init__(self) -> None:
+        check_outside(self.out, self.inputs)
         for flag, value in (("--max-rows", self.max_rows), ("--max-tokens", self.max_tokens)):
             if value is not None and value < 1:
                 raise UserError(f"{flag} is {value}; it must be at least 1")
@@ -72,6 +75,8 @@ class ChatOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatSummary:
+    """What a call of `prepare_chat` did, and what the folder holds since."""
+
     manifest: Manifest
     statistics: dict[str, int]  # rows, kept, and bad ones by reason
     seconds: float
@@ -91,12 +96,12 @@ def prepare_chat(
     tokenizer = Tokenizer.load(options.tokenizer)
     files = [file.description() for file in list_inputs(options.inputs).files]
     started = time.monotonic()
-    done = _already_there(options, tokenizer, files)
-    if done is not None:
-        statistics = done.generations[0].statistics
-        return ChatSummary(manifest=done, statistics=statistics, seconds=0.0, was_complete=True)
     unfinished = options.out.with_name(f"{options.out.name}.unfinished")
     with locked(options.out):
+        done = _already_there(options, tokenizer, files)
+        if done is not None:
+            statistics = done.generations[0].statistics
+            return ChatSummary(manifest=done, statistics=statistics, seconds=0.0, was_complete=True)
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
         try:
             manifest = _write(options, tokenizer, unfinished, files, report)

@@ -18,10 +18,12 @@ class Roles(NamedTuple):
 
 
 def to_bytes(rendered: Rendered) -> np.ndarray:
+    """uint8, (L,): each token's role, plus BEGINS_TURN where it begins a turn."""
     return rendered.roles | np.where(rendered.begins_turn, BEGINS_TURN, 0).astype(np.uint8)
 
 
 def from_bytes(data: np.ndarray) -> Roles:
+    """What `to_bytes` was made of."""
     return Roles(data & (BEGINS_TURN - 1), data >= BEGINS_TURN)
 
 

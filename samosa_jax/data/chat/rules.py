@@ -117,10 +117,14 @@ PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def select_rules(
     names: Sequence[str], *, disabled: Sequence[str] = (), options: RuleOptions | None = None
 ) -> tuple[Rule, ...]:
-    """The rules of presets and single names, each possibly several with commas between.
+    """The rules of presets and single names, in the order of `make_rules`; none where all are disabled.
+
+    Args:
+      names: presets or rules; one text may hold several, with commas between.
+      disabled: likewise, of rules alone.
 
     Raises:
-      UserError: a name that is neither, or nothing left.
+      UserError: a name that is neither.
     """
     rules = make_rules(options or RuleOptions())
     known = {rule.name for rule in rules}

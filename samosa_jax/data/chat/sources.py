@@ -1,27 +1,17 @@
-"""Where conversations come from, as data: the files of `configs/data/chat`."""
+"""Where conversations come from, as data: what a file of `configs/data/chat` says."""
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from samosa_jax.command_line import parse_dataclass
 from samosa_jax.data.chat.conversation import Conversation
-from samosa_jax.data.chat.preferences import PreferencePair
-from samosa_jax.data.chat.reading import (
-    AUTO,
-    Example,
-    OnBadRow,
-    ReadStatistics,
-    read_conversations,
-    read_preferences,
-)
+from samosa_jax.data.chat.reading import AUTO, Example, OnBadRow, ReadStatistics, read_conversations
 from samosa_jax.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationSource:
-    """One data set of conversations or of preference pairs."""
+    """One data set of conversations."""
 
     input: tuple[str, ...]  # files, folders or hf://owner/name[@revision][/folder-or-pattern]
     format: str = AUTO  # a name of formats.FORMATS
@@ -30,13 +20,6 @@ class ConversationSource:
     def __post_init__(self) -> None:
         if self.max_rows is not None and self.max_rows < 1:
             raise ConfigError(f"max_rows is {self.max_rows}; expected at least 1, or null for all")
-
-
-def load_source(path: Path) -> ConversationSource:
-    """The source that a YAML file describes. Raises ConfigError by file and line."""
-    return parse_dataclass(
-        [f"--config={path}"], ConversationSource, description="A data set of conversations."
-    )
 
 
 def iter_source(
@@ -51,19 +34,6 @@ def iter_source(
       UserError: by file and row, as `reading.read_conversations`.
     """
     examples = read_conversations(
-        source.input, on_bad_row=on_bad_row, format=source.format, statistics=statistics
-    )
-    return itertools.islice(examples, source.max_rows)
-
-
-def iter_preferences(
-    source: ConversationSource,
-    *,
-    on_bad_row: OnBadRow = "fail",
-    statistics: ReadStatistics | None = None,
-) -> Iterator[Example[PreferencePair]]:
-    """The preference pairs of a source; the rest as `iter_source`."""
-    examples = read_preferences(
         source.input, on_bad_row=on_bad_row, format=source.format, statistics=statistics
     )
     return itertools.islice(examples, source.max_rows)

@@ -12,7 +12,6 @@ import enum
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,17 +132,10 @@ def render_text(conversation: Conversation, *, for_answer: bool = False) -> str:
 
 
 def chat_template_text() -> str:
-    """The template in Jinja, for `tokenizer.chat_template` of transformers."""
-    return resources.files("samosa_jax.data.chat").joinpath(TEMPLATE_FILE).read_text(encoding="utf-8")
+    """The template in Jinja, for `tokenizer.chat_template` of transformers.
 
-
-def write_chat_template(folder: Path) -> Path:
-    """Writes chat_template.jinja into an existing folder, and gives its path.
-
-    transformers reads it from there when it loads a tokenizer. Its text and assistant masks are `render`'s,
-    save for two things: text that spells a special token becomes it, unless the tokenizer is told not to
-    (`sanitize_control_tokens`), and arguments given as text stand as they are written.
+    Its text and assistant masks are `render`'s, save for two things: text that spells a special token becomes
+    it, unless the tokenizer is told not to (`sanitize_control_tokens`), and arguments given as text stand as
+    they are written.
     """
-    path = folder / TEMPLATE_FILE
-    path.write_text(chat_template_text(), encoding="utf-8")
-    return path
+    return resources.files("samosa_jax.data.chat").joinpath(TEMPLATE_FILE).read_text(encoding="utf-8")

@@ -35,14 +35,14 @@ class StarterLettersTask(GeneratedTask):
         )
         said = "-".join(word) if gives == "spelling" else answer
         return Example(
-            conversation=answered(question, think=think, answer=_sentence(gives, said, word)),
+            conversation=answered(question, think=think, answer=_sentence(gives, said)),
             answer=answer,
             checks={"level": level_of(word), "gives": gives, "word": word},
         )
 
     def _word(self, draw: random.Random, split: Split) -> str:
-        """Held out are words that stories seldom have. Taught are many that there are not, so that pieces of
-        words are learnt and not words."""
+        """A word to ask about. The held-out ones seldom stand in stories; half of the others are made up, so
+        that what is learnt is the pieces that words are made of, and not the words."""
         if split == "train" and draw.random() < NO_WORD_SHARE:
             while level_of(word := _no_word(draw)) not in self._levels:
                 pass
@@ -75,6 +75,7 @@ def _words(split: Split, levels: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def level_of(word: str) -> int:
+    """1 to 3, by the number of letters."""
     return 1 + (len(word) > 5) + (len(word) > 8)
 
 
@@ -103,7 +104,7 @@ def _spell(draw: random.Random, split: Split, word: str) -> tuple[str, str, str,
     return SPELL.pick(draw, split).format(word=word), f"I spell: {' '.join(word)}.", word, "spelling"
 
 
-def _sentence(gives: str, said: str, word: str) -> str:
+def _sentence(gives: str, said: str) -> str:
     return (
         f"It is spelled {said}." if gives == "spelling" else f"There {'is' if said == '1' else 'are'} {said}."
     )

@@ -107,99 +107,25 @@ def _town(draw: random.Random) -> str:
     return draw.choice(TOWNS) if draw.random() < KNOWN_SHARE else made_up_name(draw) + draw.choice(TOWN_ENDS)
 
 
-TOWNS = (
-    *("Oslo", "Rome", "Paris", "London", "Berlin", "Madrid", "Lima", "Cairo", "Delhi", "Mumbai", "Tokyo"),
-    *("Bergen", "Geneva", "Dublin", "Boston", "Chicago", "Toronto", "Sydney", "Nairobi", "Lagos", "Accra"),
-    *("Lisbon", "Porto", "Vienna", "Prague", "Athens", "Milan", "Turin", "Naples", "Seoul", "Hanoi", "Kyoto"),
-    *("Denver", "Dallas", "Austin", "Quito", "Bogota", "Havana", "Tunis", "Dakar", "Riga", "Malmo", "Zurich"),
-)
+_TOWNS = """
+    Oslo Rome Paris London Berlin Madrid Lima Cairo Delhi Mumbai Tokyo Bergen Geneva Dublin Boston Chicago
+    Toronto Sydney Nairobi Lagos Accra Lisbon Porto Vienna Prague Athens Milan Turin Naples Seoul Hanoi
+    Kyoto Denver Dallas Austin Quito Bogota Havana Tunis Dakar Riga Malmo Zurich
+"""
+TOWNS: tuple[str, ...] = tuple(_TOWNS.split())
 TOWN_ENDS = ("", "ton", "ville", "berg", "ford", "dorf", "stad")
-COLOURS = (
-    *(
-        "red",
-        "blue",
-        "green",
-        "yellow",
-        "pink",
-        "brown",
-        "black",
-        "white",
-        "orange",
-        "purple",
-        "grey",
-        "gold",
-    ),
-    *(
-        "silver",
-        "turquoise",
-        "violet",
-        "olive",
-        "cream",
-        "crimson",
-        "indigo",
-        "amber",
-        "rose",
-        "copper",
-        "lilac",
-    ),
-    *(
-        "mint",
-        "peach",
-        "ruby",
-        "rust",
-        "sand",
-        "scarlet",
-        "navy",
-        "teal",
-        "ivory",
-        "coral",
-        "bronze",
-        "mustard",
-    ),
-)
-FOODS = (
-    *(
-        "bread",
-        "rice",
-        "soup",
-        "cheese",
-        "pizza",
-        "pasta",
-        "cake",
-        "fish",
-        "samosas",
-        "apples",
-        "plums",
-        "pears",
-    ),
-    *(
-        "noodles",
-        "dumplings",
-        "porridge",
-        "honey",
-        "pancakes",
-        "potatoes",
-        "carrots",
-        "beans",
-        "corn",
-        "eggs",
-    ),
-    *(
-        "curry",
-        "dal",
-        "pudding",
-        "jam",
-        "nuts",
-        "grapes",
-        "cherries",
-        "melon",
-        "mango",
-        "toast",
-        "salad",
-        "pie",
-    ),
-    *("waffles", "chutney", "olives", "tofu", "lentils", "cookies", "chocolate", "berries", "figs", "dates"),
-)
+_COLOURS = """
+    red blue green yellow pink brown black white orange purple grey gold silver turquoise violet olive
+    cream crimson indigo amber rose copper lilac mint peach ruby rust sand scarlet navy teal ivory coral
+    bronze mustard
+"""
+COLOURS: tuple[str, ...] = tuple(_COLOURS.split())
+_FOODS = """
+    bread rice soup cheese pizza pasta cake fish samosas apples plums pears noodles dumplings porridge
+    honey pancakes potatoes carrots beans corn eggs curry dal pudding jam nuts grapes cherries melon mango
+    toast salad pie waffles chutney olives tofu lentils cookies chocolate berries figs dates
+"""
+FOODS: tuple[str, ...] = tuple(_FOODS.split())
 GOING_ON = {
     "+": Wordings(
         train=(
