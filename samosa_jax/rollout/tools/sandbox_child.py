@@ -64,6 +64,8 @@ REFUSED: Mapping[str, tuple[int, int]] = {
     "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "ioprio_set": (251, 30),
     # memory that outlives its mapping, and so is not counted with the process
     "shmget": (29, 194),
     "msgget": (68, 186),
@@ -83,17 +85,18 @@ REFUSED: Mapping[str, tuple[int, int]] = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
 }
-# Calls that are refused with some values of their second argument: whoever owns a file gets the signals of
-# its events, and that may be any process of the same user.
-REFUSED_WITH: Mapping[str, tuple[tuple[int, int], tuple[int, ...]]] = {
-    "fcntl": ((72, 25), (8, 15)),  # F_SETOWN, F_SETOWN_EX
-    "ioctl": ((16, 29), (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
-}
 # asyncio needs a pair of streams. A pair of datagram sockets could also write to any socket that is a file.
 SOCKETPAIR = (53, 199)
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 1, 1, 0xF
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT, _AT_SECOND_ARGUMENT = 0, 4, 16, 24  # in struct seccomp_data
+# Calls that are refused with some values of an argument. Whoever owns a file gets the signals of its events,
+# and that may be any process of the same user.
+REFUSED_WITH: Mapping[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
+    "fcntl": ((72, 25), _AT_SECOND_ARGUMENT, (8, 15)),  # F_SETOWN, F_SETOWN_EX
+    "ioctl": ((16, 29), _AT_SECOND_ARGUMENT, (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
+    "prctl": ((157, 167), _AT_FIRST_ARGUMENT, (_PR_SET_PDEATHSIG,)),  # to outlive whoever runs it
+}
 _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 _X32_BIT = 0x40000000  # a second set of numbers on x86_64
 
@@ -255,9 +258,9 @@ def _filter_steps(architecture: int, column: int) -> Iterator[tuple[int, int, in
         if numbers[column] != ABSENT:
             yield (_IF_EQUAL, 0, 1, numbers[column])
             yield refuse
-    for numbers, values in REFUSED_WITH.values():
+    for numbers, argument, values in REFUSED_WITH.values():
         yield (_IF_EQUAL, 0, 2 * len(values) + 2, numbers[column])
-        yield (_LOAD, 0, 0, _AT_SECOND_ARGUMENT)
+        yield (_LOAD, 0, 0, argument)
         for value in values:
             yield (_IF_EQUAL, 0, 1, value)
             yield refuse
