@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from samosa_jax.rollout.tools.sandbox import (
     protections,
     run_python,
 )
-from samosa_jax.rollout.tools.sandbox_child import ABSENT, REFUSED
+from samosa_jax.rollout.tools.sandbox_child import ABSENT, REFUSED, REFUSED_WITH, SOCKETPAIR
 
 PATIENT = SandboxLimits(wall_seconds=60.0, cpu_seconds=30)
 
@@ -144,7 +145,7 @@ def test_limits_are_above_zero(field: str):
 def test_what_linux_always_gives_is_active(holds: dict[str, Protection]):
     always = {"memory", "size of a file", "open files", "environment", "cpu time", "wall time"}
     assert {name for name in always if not holds[name].is_active} == set()
-    assert len(holds) == 16
+    assert len(holds) == 18
     for protection in holds.values():
         assert protection.detail.startswith(("refused", "ended by", "NOT PROTECTED"))
 
@@ -165,7 +166,8 @@ def test_the_numbers_of_system_calls_are_the_kernel_s(column: int, header: str):
         pytest.skip(f"the kernel's headers are not installed: no {path}")
     text = path.read_text()
     numbers = {m[1]: int(m[2]) for m in re.finditer(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
-    for name, columns in REFUSED.items():
+    partly = {name: columns for name, (columns, _, _) in REFUSED_WITH.items()}
+    for name, columns in {**REFUSED, **partly, "socketpair": SOCKETPAIR}.items():
         assert numbers.get(name, ABSENT) == columns[column], name
 
 
@@ -195,10 +197,52 @@ for action in (
         print("done")
     except (OSError, ValueError):
         print("refused")
-for call, arguments in ((libc.unshare, (0x10000000,)), (libc.mount, (b"t", b".", b"tmpfs", 0, b""))):
+number_of_ioprio_set = {"x86_64": 251, "aarch64": 30}[os.uname().machine]
+for call, arguments in (
+    (libc.unshare, (0x10000000,)),
+    (libc.mount, (b"t", b".", b"tmpfs", 0, b"")),
+    (libc.prctl, (1, 0)),  # no death with whoever runs it
+    (libc.syscall, (number_of_ioprio_set, 1, os.getppid(), 3 << 13)),
+):
     print("refused" if call(*arguments) == -1 else "done")
 """
-    assert run_python(code, limits=PATIENT).stdout == "refused\n" * 8
+    assert run_python(code, limits=PATIENT).stdout == "refused\n" * 10
+
+
+def test_a_program_writes_to_no_socket_and_signals_no_process_by_way_of_what_it_may_have(
+    tmp_path: Path, holds: dict[str, Protection]
+):
+    """A pair of sockets and a pipe are its own; their peers and owners are not for it to choose."""
+    need(holds, "new processes")
+    place = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outside:
+        outside.bind(place)
+        outside.setblocking(False)
+        code = f"""
+import fcntl, os, socket, struct
+reader, _ = os.pipe()
+a, b = socket.socketpair()
+for action in (
+    lambda: socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b"x", {place!r}),
+    lambda: socket.socketpair(type=socket.SOCK_SEQPACKET),
+    lambda: a.connect({place!r}),
+    lambda: fcntl.fcntl(reader, fcntl.F_SETOWN, os.getppid()),
+    lambda: fcntl.fcntl(reader, 15, struct.pack("ii", 1, os.getppid())),
+    lambda: fcntl.ioctl(a, 0x8901, struct.pack("i", os.getppid())),
+    lambda: fcntl.ioctl(a, 0x8902, struct.pack("i", os.getppid())),
+):
+    try:
+        action()
+        print("done")
+    except OSError:
+        print("refused")
+a.send(b"streams work")
+print(b.recv(99))
+"""
+        result = run_python(code, limits=PATIENT)
+        assert result.stdout == "refused\n" * 7 + "b'streams work'\n", result.stderr
+        with pytest.raises(BlockingIOError):
+            outside.recv(1)
 
 
 def test_a_program_that_ignores_the_signal_of_its_cpu_time_is_killed():

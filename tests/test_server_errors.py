@@ -11,13 +11,25 @@ import httpx
 import openai
 import pytest
 import serving
+from pydantic import BaseModel, ValidationError
 from serving import NAME, LiveServer
 
 from samosa_jax.rollout.assistant import Assistant, Job
 from samosa_jax.server.api_errors import to_json_bytes
+from samosa_jax.server.requests import ChatRequest, CompletionRequest
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USER = {"role": "user", "content": "Hi"}
+
+
+ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
+
+
+def called_with(value: str) -> list[dict[str, Any]]:
+    """A dialogue with a call whose one argument is this text in JSON."""
+    call = {"function": {"name": "f", "arguments": f'{{"a": {value}}}'}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return [USER, said, {"role": "tool", "content": "x"}]
 
 
 def function(name: str = "f", **parameters: Any) -> dict[str, Any]:
@@ -113,6 +125,10 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"functions": []}, "functions", "is not supported"),
         ({"temprature": 1}, "temprature", "there is no parameter temprature"),
         ({"user": json.loads("[" * 80 + "]" * 80)}, None, "more than 64 deep"),
+        ({"messages": called_with("[" * 900 + "]" * 900)}, ARGUMENTS, "more than 64 deep"),
+        ({"messages": called_with("[" * 9000 + "]" * 9000)}, ARGUMENTS, "brackets without end"),
+        ({"messages": called_with("9" * 5000)}, ARGUMENTS, "thousands of digits"),
+        ({"messages": called_with("no JSON")}, "messages", "not JSON"),
     ],
 )
 def test_a_bad_chat_request(http: httpx.Client, change: dict[str, Any], param: str | None, words: str):
@@ -129,6 +145,7 @@ def test_a_bad_chat_request(http: httpx.Client, change: dict[str, Any], param: s
         ({"prompt": []}, "prompt", "at least 1 item"),
         ({"prompt": [["a"]]}, "prompt[0][0]", "valid integer"),
         ({"prompt": [-1]}, "prompt[0]", "greater than or equal to 0"),
+        ({"prompt": ["a", 1]}, "prompt[1]", "valid string"),
         ({"prompt": [99_999]}, "prompt", "tokens are 0 to"),
         ({"prompt": ["a"] * 4}, "n", "asks for 4 answers"),
         ({"prompt": "a", "echo": True}, "echo", "is not supported"),
@@ -142,6 +159,23 @@ def test_a_bad_completion_request(http: httpx.Client, change: dict[str, Any], pa
     error = error_of(http.post(COMPLETIONS, json={"model": NAME, **change}), 400)
     assert error["param"] == param
     assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("model", "change"),
+    [
+        (CompletionRequest, {"prompt": ["a", 1] * 500}),
+        (CompletionRequest, {"prompt": [[1, "a"] * 500] * 2}),
+        (ChatRequest, {"messages": [1] * 1000}),
+        (ChatRequest, {"messages": [{**USER, "content": [1] * 1000}]}),
+        (ChatRequest, {"messages": [{"role": "assistant", "tool_calls": [1] * 1000}]}),
+    ],
+)
+def test_of_many_mistakes_in_a_list_one_is_looked_for(model: type[BaseModel], change: dict[str, Any]):
+    """A megabyte of mistakes, all of them told, took seconds in which no other answer went on."""
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate({"model": NAME, **change})
+    assert caught.value.error_count() <= 4  # one for each type that the value may have
 
 
 def test_what_asks_for_what_happens_anyway_is_accepted(http: httpx.Client):

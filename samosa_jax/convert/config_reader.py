@@ -1,6 +1,7 @@
 """Reads the JSON in which another program describes its network, leaving no field of it unread."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class ConfigReader:
             raise UserError(
                 f"{path} cannot be read ({error.strerror}); name the folder that holds it"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not valid JSON ({error}); fetch it again") from error
         if not isinstance(values, dict):
             raise UserError(f"{path} holds no JSON object; fetch it again")
@@ -49,9 +50,10 @@ class ConfigReader:
         return self._values.get(name, default)
 
     def number(self, name: str, default: Any = _NEEDED) -> Any:
-        """As `take`, for a positive number."""
+        """As `take`, for a positive number that a float can hold."""
         value = self.take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 < value <= sys.float_info.max:
             raise UserError(f"{self.path}: {name} is {value!r}; expected a positive number")
         return value
 

@@ -76,12 +76,12 @@ def open_hf(folder: Path, *, context_len: int | None = None) -> ForeignModel:
     reader = ConfigReader.open(folder / CONFIG_FILE)
     kind = reader.take("model_type", "")
     known = {"llama": _llama, "qwen3": _qwen3, "nanochat": _nanochat, "samosa": _samosa}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise UserError(f"{reader.path}: model_type is {kind!r}; expected one of {', '.join(known)}")
     reader.ignore(*_WITHOUT_EFFECT)
     try:
         config = known[kind](reader, context_len)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{reader.path} describes a network that cannot be ours: {error}") from error
     reader.finish()
     layouts = {"nanochat": nanochat_layout, "samosa": samosa_layout}

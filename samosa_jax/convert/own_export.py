@@ -91,7 +91,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         missing = sorted(name for name, kind in NEEDED.items() if not isinstance(record.get(name), kind))
         version = record.get("version")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); fetch or export it again"
         ) from error

@@ -96,7 +96,7 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         entries = {str(name): str(file) for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is no index of safetensors ({error}); {_FETCH_AGAIN}") from error
     for name, file in entries.items():
         if Path(file).name != file:
@@ -119,7 +119,7 @@ def _read_header(path: Path) -> dict[str, _Place]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         spans = {name: _read_entry(path, name, entry, start=8 + length) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} has a damaged header ({type(error).__name__}: {error}); {_FETCH_AGAIN}"
         ) from error
@@ -147,6 +147,8 @@ def _read_entry(path: Path, name: str, entry: Mapping[str, object], *, start: in
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list):
         raise ValueError(f"shape or data_offsets of {name} is no list")
+    if not all(type(number) is int for number in (*shape, *offsets)):
+        raise ValueError(f"shape or data_offsets of {name} has something other than whole numbers")
     first, end = offsets
     if end - first != math.prod(shape) * dtype.itemsize or min(first, *shape, 0) < 0:
         raise ValueError(f"{name} of shape {shape} has {end - first} bytes")

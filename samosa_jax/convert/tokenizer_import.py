@@ -108,7 +108,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); get the file again") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a JSON object; get the file again")

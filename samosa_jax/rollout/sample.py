@@ -16,8 +16,6 @@ from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.mesh import MESH_AXES
 
-Generate = Callable[[Params, jax.Array], jax.Array]
-
 
 def choose_tokens(logits_BV: jax.Array, keys: jax.Array, *, temperature: float, top_k: int) -> jax.Array:
     """One token per row, int32 (B,), drawn from softmax(logits / temperature) over the top_k largest logits.

@@ -2,12 +2,14 @@
 
 Checked strictly: a number in quotes is no number. Fields that would change the answer and that nothing here
 does are refused by name (`api_errors.UNSUPPORTED`); those that change nothing are accepted and not used.
+A long list fails with its first mistake: to tell a megabyte of them would hold up every answer.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from samosa_jax.rollout.request import MAX_SEED, MAX_TOP_LOGPROBS, Sampling
 from samosa_jax.server.api_errors import UNSUPPORTED
@@ -30,6 +32,7 @@ HARMLESS_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 Unused = Annotated[Any, Field(description="Accepted and not used.")]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Tokens = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
@@ -137,6 +140,20 @@ class CalledFunction(_Lenient):
     name: str
     arguments: str | dict[str, Any] = Field(description="JSON of an object, as text or as it is.")
 
+    @field_validator("arguments")
+    @classmethod
+    def _check_size(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        """The depth of the body says nothing of JSON in a text; whether it is JSON, `parse_prompt` says."""
+        if isinstance(value, str):
+            try:
+                parsed = json.loads(value)
+            except json.JSONDecodeError:
+                return value
+            except (ValueError, RecursionError):
+                raise ValueError("it has a number of thousands of digits, or brackets without end") from None
+            check_depth(parsed)
+        return value
+
 
 class CalledTool(_Lenient):
     id: str | None = None
@@ -148,9 +165,9 @@ class ChatMessage(_Lenient):
     """Keys other than these are not used."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     reasoning_content: str | None = Field(None, description="What an assistant thought. Not OpenAI's.")
-    tool_calls: list[CalledTool] | None = None
+    tool_calls: Annotated[list[CalledTool], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
 
 
@@ -210,7 +227,7 @@ class NamedTool(_Strict):
 class ChatRequest(AnswerRequest):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
     tools: Annotated[list[ToolSchema], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
@@ -250,9 +267,9 @@ class CompletionRequest(AnswerRequest):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[Token], Field(min_length=1)]
-        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Tokens
+        | Annotated[list[Tokens], Field(min_length=1, fail_fast=True)]
     ) = Field(description="Text or its tokens, or a list of either.")
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 

@@ -100,8 +100,9 @@ def run_python(code: str, *, stdin: str = "", limits: SandboxLimits = DEFAULT_LI
 
 
 def _watched(process: subprocess.Popen[bytes], limits: SandboxLimits) -> SandboxResult:
-    outputs = [_LimitedReader(pipe, limits.output_bytes) for pipe in (process.stdout, process.stderr) if pipe]
     try:
+        pipes = (process.stdout, process.stderr)
+        outputs = [_LimitedReader(pipe, limits.output_bytes) for pipe in pipes if pipe]
         timed_out = not _ends_within(process, limits.wall_seconds)
     finally:
         _kill_group(process)
@@ -217,11 +218,13 @@ class Protection:
 _ATTEMPTS: Mapping[str, str] = {
     "network": "socket.create_connection(('127.0.0.1', PORT), timeout=2)",
     "unix sockets": "socket.socket(socket.AF_UNIX).connect(SOCKET)",
+    "datagrams to unix sockets": "socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', DATAGRAMS)",
     "reading other files": "open(FILE).read()",
     "reading /etc/passwd": "open('/etc/passwd').read()",
     "writing other files": "open(FILE, 'w')",
     "seeing other processes": "os.listdir(f'/proc/{os.getppid()}')",
     "signals to other processes": "os.kill(os.getppid(), 0)",
+    "signals by way of files": "fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
     "new processes": "os.fork() or os._exit(0)",
     "new programs": "os.posix_spawn('/bin/true', ['true'], {})",
     "memory": "bytearray(LIMITS['memory_bytes'])",
@@ -234,7 +237,7 @@ _ATTEMPTS: Mapping[str, str] = {
     "environment": "os.environ['PATH']",
 }
 _ATTEMPT_ALL = """
-import json, os, socket
+import fcntl, json, os, socket
 found = {}
 for name, attempt in ATTEMPTS.items():
     try:
@@ -258,13 +261,18 @@ def protections() -> tuple[Protection, ...]:
     ):
         file = Path(folder, "file")
         file.write_text("secret")
-        with socket.socket(socket.AF_UNIX) as unix:
-            unix.bind(str(Path(folder, "socket")))
-            unix.listen()
+        with (
+            socket.socket(socket.AF_UNIX) as streams,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+        ):
+            streams.bind(str(Path(folder, "socket")))
+            streams.listen()
+            datagrams.bind(str(Path(folder, "datagrams")))
             names = {
                 "PORT": tcp.getsockname()[1],
                 "FILE": str(file),
                 "SOCKET": str(Path(folder, "socket")),
+                "DATAGRAMS": str(Path(folder, "datagrams")),
                 "LIMITS": asdict(limits),
                 "ATTEMPTS": _ATTEMPTS,
             }

@@ -64,6 +64,8 @@ REFUSED: Mapping[str, tuple[int, int]] = {
     "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "ioprio_set": (251, 30),
     # memory that outlives its mapping, and so is not counted with the process
     "shmget": (29, 194),
     "msgget": (68, 186),
@@ -83,8 +85,18 @@ REFUSED: Mapping[str, tuple[int, int]] = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
 }
-_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT = 0, 4, 16  # in struct seccomp_data
+# asyncio needs a pair of streams. A pair of datagram sockets could also write to any socket that is a file.
+SOCKETPAIR = (53, 199)
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 1, 1, 0xF
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT, _AT_SECOND_ARGUMENT = 0, 4, 16, 24  # in struct seccomp_data
+# Calls that are refused with some values of an argument. Whoever owns a file gets the signals of its events,
+# and that may be any process of the same user.
+REFUSED_WITH: Mapping[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
+    "fcntl": ((72, 25), _AT_SECOND_ARGUMENT, (8, 15)),  # F_SETOWN, F_SETOWN_EX
+    "ioctl": ((16, 29), _AT_SECOND_ARGUMENT, (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
+    "prctl": ((157, 167), _AT_FIRST_ARGUMENT, (_PR_SET_PDEATHSIG,)),  # to outlive whoever runs it
+}
 _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 _X32_BIT = 0x40000000  # a second set of numbers on x86_64
 
@@ -222,7 +234,7 @@ def _set_rlimits(limits: Mapping[str, int], *, limits_threads: bool) -> None:
 
 
 def _restrict_system_calls(libc: ctypes.CDLL) -> None:
-    """A seccomp filter: no processes but this one, no sockets, no hand on other processes."""
+    """A seccomp filter: no processes but this one, no sockets to others, no hand on other processes."""
     if os.uname().machine not in _ARCHITECTURES:
         return
     architecture, column = _ARCHITECTURES[os.uname().machine]
@@ -246,6 +258,21 @@ def _filter_steps(architecture: int, column: int) -> Iterator[tuple[int, int, in
         if numbers[column] != ABSENT:
             yield (_IF_EQUAL, 0, 1, numbers[column])
             yield refuse
+    for numbers, argument, values in REFUSED_WITH.values():
+        yield (_IF_EQUAL, 0, 2 * len(values) + 2, numbers[column])
+        yield (_LOAD, 0, 0, argument)
+        for value in values:
+            yield (_IF_EQUAL, 0, 1, value)
+            yield refuse
+        yield (_RETURN, 0, 0, _ALLOW)
+    yield (_IF_EQUAL, 0, 7, SOCKETPAIR[column])
+    yield (_LOAD, 0, 0, _AT_FIRST_ARGUMENT)
+    yield (_IF_EQUAL, 0, 3, _AF_UNIX)
+    yield (_LOAD, 0, 0, _AT_SECOND_ARGUMENT)
+    yield (_AND, 0, 0, _SOCK_TYPES)
+    yield (_IF_EQUAL, 1, 0, _SOCK_STREAM)
+    yield refuse
+    yield (_RETURN, 0, 0, _ALLOW)
     # The C library falls back to clone, whose flags a filter can read.
     yield (_IF_EQUAL, 0, 1, _CLONE3[column])
     yield (_RETURN, 0, 0, _FAIL | errno.ENOSYS)

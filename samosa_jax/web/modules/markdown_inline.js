@@ -126,16 +126,6 @@ export function parseInline(/** @type {string} */ text) {
   return matchRuns(spans);
 }
 
-/** The text of spans, without marks. */
-export function plainText(/** @type {Span[]} */ spans) {
-  /** @type {(span: Span) => string} */
-  const one = (span) => {
-    if (span.type === "break") return "\n";
-    return "children" in span ? span.children.map(one).join("") : span.text;
-  };
-  return spans.map(one).join("");
-}
-
 /** @returns {Run} */
 function delimiterRun(/** @type {string} */ text, /** @type {number} */ start) {
   const char = text[start];
