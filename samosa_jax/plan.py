@@ -54,13 +54,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--count is {flags.count}; it must be at least 1")
     if flags.mfu is not None and not 0 < flags.mfu <= 1:
         raise UserError(f"--mfu is {flags.mfu}; it is a share, above 0 and at most 1, as in --mfu=0.45")
-    config = parse_config(rest, description="Plan a run.", inherit=inherited_values).config
-    if config.train.horizon == "epochs":
-        if not config.data.sources:
-            raise UserError(
-                "train.horizon is epochs, which the data measures; name it, as in --data=data/chat"
-            )
-        config = resolve_epochs(config)
+    config = resolve_epochs(parse_config(rest, description="Plan a run.", inherit=inherited_values).config)
     device = find_device(flags.device)
     plan = make_plan(
         config,

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from samosa_kernels import Device
 
-from samosa_jax.config import Config, to_dict
+from samosa_jax.config import Config, require, to_dict, with_steps
 from samosa_jax.data.chat.epoch_pipeline import open_items
 from samosa_jax.data.chat.opening import open_epoch_pipeline
 from samosa_jax.data.chat.pipeline import ChatBatch, ChatPipeline
@@ -256,18 +256,30 @@ def open_pipeline(config: Config, *, state: Mapping[str, Any] | None) -> Pipelin
 
 
 def resolve_epochs(config: Config) -> Config:
-    """With train.horizon=epochs: the configuration with the steps that so many epochs of its data take."""
-    if config.train.horizon != "epochs":
+    """With train.horizon=epochs: the configuration with the steps that so many epochs of its data take.
+
+    Raises:
+        ConfigError: train.num_steps is given and says otherwise, or what depends on it does not fit.
+        UserError: data.sources names no data, or none that can be read.
+    """
+    train = config.train
+    if train.horizon != "epochs":
         return config
+    if not config.data.sources:
+        raise UserError("train.horizon is epochs, which the data measures; name it, as in --data=data/chat")
     pipeline = open_pipeline(config, state=None)
     assert not isinstance(pipeline, TrainPipeline)  # Config has checked it
-    num_steps = pipeline.steps_in(config.train.horizon_value)
+    num_steps = pipeline.steps_in(train.horizon_value)
+    require(
+        train.num_steps in (0, num_steps),
+        f"train.num_steps is {train.num_steps}, but {train.horizon_value:g} epochs of the data "
+        f"(train.horizon=epochs) are {num_steps}; drop train.num_steps, or set train.horizon=steps",
+    )
     try:
-        return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=num_steps))
+        return with_steps(config, num_steps)
     except ConfigError as error:
         raise ConfigError(
-            f"{config.train.horizon_value:g} epochs are {num_steps} steps of {config.train.batch_tokens} "
-            f"tokens: {error}"
+            f"{train.horizon_value:g} epochs are {num_steps} steps of {train.batch_tokens} tokens: {error}"
         ) from error
 
 

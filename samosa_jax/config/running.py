@@ -47,7 +47,7 @@ class DistributedConfig:
 class TrainConfig:
     """How long, in which batches, in which precision."""
 
-    num_steps: int = 1_000  # set by the dial unless horizon is "steps"
+    num_steps: int = 1_000  # follows from horizon unless that is steps; 0: epochs that are not counted yet
     horizon: Literal["steps", "tokens", "ratio", "chinchilla", "flops", "epochs"] = "steps"
     horizon_value: float = 0.0  # tokens, tokens per scaling parameter, FLOPs, epochs; unused by the others
     batch_tokens: int = 16_384  # tokens per optimizer step over all devices
@@ -61,7 +61,8 @@ class TrainConfig:
     push_every: int = 1_000  # at least so many steps between checkpoints that are pushed while training
 
     def __post_init__(self) -> None:
-        require_at_least(1, self, "train", "num_steps batch_tokens max_bad_steps push_every")
+        require_at_least(0 if self.horizon == "epochs" else 1, self, "train", "num_steps")
+        require_at_least(1, self, "train", "batch_tokens max_bad_steps push_every")
         if self.device_batch_size != "auto":
             require_at_least(1, self, "train", "device_batch_size")
         require(
