@@ -42,7 +42,7 @@ from samosa_jax.trained import tokenizer_of
 from samosa_jax.training.background_push import BackgroundPush
 from samosa_jax.training.chat_loss import make_chat_loss
 from samosa_jax.training.display import Display
-from samosa_jax.training.environment import check_matmul_dtype, peak_flops
+from samosa_jax.training.environment import check_matmul_dtype, peak_half_flops
 from samosa_jax.training.losses import LossFn, make_pretrain_loss
 from samosa_jax.training.metrics import JsonLines, TensorBoardWriter, WandbWriter, Writer
 from samosa_jax.training.optim import make_optimizer
@@ -369,8 +369,9 @@ def make_push(
 
 
 def make_speed(config: Config, mesh: jax.sharding.Mesh) -> Speed:
+    """What the pace of the run is measured by: its tokens and FLOPs, and the peak of its devices."""
     device = mesh.devices.flat[0]
-    peak = peak_flops(device.device_kind, platform_name=device.platform)
+    peak = peak_half_flops(Device(platform=device.platform, kind=device.device_kind))
     return Speed(
         tokens_per_step=config.train.batch_tokens,
         flops_per_token=flops_per_token(config.model),
