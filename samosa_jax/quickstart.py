@@ -27,6 +27,7 @@ from samosa_jax.command_line import run
 from samosa_jax.data.hub import SCHEME
 from samosa_jax.data.sources import list_inputs
 from samosa_jax.errors import UserError
+from samosa_jax.evals import gates
 from samosa_jax.evaluate import REFUSED_EXIT
 from samosa_jax.quickstart_overview import overview
 from samosa_jax.quickstart_steps import CONFIGS, WHOLE_MINUTES, Settings, Step, steps
@@ -54,14 +55,17 @@ def main(argv: list[str]) -> None:
     if not settings.exports:
         console.print(
             "PyTorch is not installed, so the model will be trained but not exported; "
-            "`pip install 'samosa-jax[torch]'` and the same command again export it"
+            "`pip install 'samosa-jax[torch]'` and the same command again export it",
+            markup=False,
         )
     local = [path for path in settings.text if not path.startswith(SCHEME)]
     if local:
-        list_inputs(local)  # so that what is not there is missed before anything is made
+        list_inputs(local)  # so that what is not there, or makes no sense, is missed before anything is made
+    if settings.gate is not None:
+        gates.load(settings.gate)
+    todo = list(steps(settings))
     settings.data.mkdir(parents=True, exist_ok=True)
     journal = Journal(settings.data / "quickstart.json", settings)
-    todo = list(steps(settings))
     for number, step in enumerate(todo, start=1):
         heading = f"{number}/{len(todo)} {step.title}"
         if step.title in journal.seconds and (step.makes is None or step.makes.exists()):
@@ -79,7 +83,7 @@ def main(argv: list[str]) -> None:
     else:
         talk(settings, console)
     if journal.was_refused:
-        console.print(f"The model does not meet {settings.gate}; `--minutes` gives it longer.")
+        console.print(f"The model does not meet {settings.gate}; `--minutes` gives it longer.", markup=False)
         sys.exit(REFUSED_EXIT)
 
 
@@ -186,7 +190,9 @@ def talk(settings: Settings, console: Console) -> None:
                 session.ask(question, PlainAnswer(answer, "dim"))
                 console.print(f"> {question}", style="bold", markup=False)
                 console.print(answer.getvalue().rstrip(), markup=False)
-    console.print(f"\n`samosa chat {last}` goes on talking, `samosa serve {last}` in a browser.")
+    console.print(
+        f"\n`samosa chat {last}` goes on talking, `samosa serve {last}` in a browser.", markup=False
+    )
 
 
 if __name__ == "__main__":

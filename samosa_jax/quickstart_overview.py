@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from samosa_jax.evals.results import read_results
 from samosa_jax.quickstart_steps import SKILLS, STEPS, Settings
@@ -16,7 +17,7 @@ SAMPLED = "eval/pass@1"
 
 def overview(settings: Settings, seconds: Mapping[str, float]) -> Table:
     """Of every stage its time and what its model can do, in per cent of questions that no training had."""
-    table = Table(title=f"{settings.name}: what each stage has changed", title_justify="left")
+    table = Table(title=Text(f"{settings.name}: what each stage has changed"), title_justify="left")
     table.add_column()
     for stage in STEPS:
         table.add_column(stage, justify="right")

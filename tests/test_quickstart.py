@@ -117,12 +117,26 @@ def test_the_overview_reads_what_runs_have_left(tmp_path: Path, monkeypatch: pyt
     assert table.caption == "1m06s in all"
 
 
+def test_what_installs_pytorch_is_said_whole(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quickstart, "EXPORTS_WITH", ("no_such_package",))
+    with pytest.raises(UserError):
+        quickstart.main(["--text", "nowhere.txt"])
+    assert "pip install 'samosa-jax[torch]'" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
         (["--minuts", "3"], "unrecognized arguments: --minuts 3; `samosa quickstart --help`"),
         (["--minutes", "soon"], "argument --minutes: invalid float value: 'soon'"),
         (["--text", "nowhere.txt"], r"nowhere\.txt: no such file"),
+        (["--minutes", "nan"], "--minutes is nan; expected at least 1"),
+        (["--minutes", "inf"], "--minutes is inf; expected at least 1"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--name", "a/b"], "--name is 'a/b'; it is a part of names"),
+        (["--config", __file__], r"test_quickstart\.py.*(not valid YAML|the file is)"),
+        (["--gate", __file__], r"test_quickstart\.py: no gate can be read from it|expected a list"),
     ],
 )
 def test_wrong_flags_are_one_line_and_leave_nothing(
