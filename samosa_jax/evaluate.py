@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -92,7 +93,7 @@ def main(argv: list[str]) -> None:
             results.append(combined)
     console.print(_table(results))
     _say_what_is_missing(results, missing, console)
-    console.print(f"results: {evaluation.run / 'evals.jsonl'}", soft_wrap=True)
+    console.print(f"results: {evaluation.run / 'evals.jsonl'}", markup=False, soft_wrap=True)
     if gate is not None:
         _hold_against(gate, evaluation, results, console)
 
@@ -142,7 +143,9 @@ def _open(flags: EvaluateFlags, catalog: "Catalog", console: Console) -> "Evalua
     )
     for notice in trained.notices:
         print(notice, file=sys.stderr)
-    console.print(f"{trained.name}, step {trained.step}: {trained.num_params / 1e6:.1f} M parameters")
+    console.print(
+        f"{trained.name}, step {trained.step}: {trained.num_params / 1e6:.1f} M parameters", markup=False
+    )
     return Evaluation(trained, catalog, settings)
 
 
@@ -225,7 +228,7 @@ def _say_what_is_missing(
     results: "Sequence[TaskResult]", missing: Mapping[str, str], console: Console
 ) -> None:
     for name, reason in missing.items():
-        console.print(f"[yellow]left out[/] {name}: {reason}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]left out[/] {name}: {escape(reason)}", highlight=False, soft_wrap=True)
     for result in results:
         names = result.settings.get("missing")
         if names:
