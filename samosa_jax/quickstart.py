@@ -30,7 +30,7 @@ from samosa_jax.errors import UserError
 from samosa_jax.evals import gates
 from samosa_jax.evaluate import REFUSED_EXIT
 from samosa_jax.quickstart_overview import overview
-from samosa_jax.quickstart_steps import CONFIGS, WHOLE_MINUTES, Settings, Step, steps
+from samosa_jax.quickstart_steps import CONFIGS, JUDGEMENT, WHOLE_MINUTES, Settings, Step, steps
 from samosa_jax.training.display import format_seconds
 
 NAME = "quickstart"
@@ -130,6 +130,7 @@ class Journal:
     def __init__(self, path: Path, settings: Settings) -> None:
         """Raises UserError where the folder is that of a quickstart with other settings."""
         self._path = path
+        self._gate = str(settings.gate or "")
         self.seconds: dict[str, float] = {}
         self.was_refused = False
         if not path.exists():
@@ -139,6 +140,10 @@ class Journal:
         settings.check_same(kept["settings"], where=path)
         self.seconds, self.was_refused = kept["seconds"], kept["was_refused"]
         self._settings = kept["settings"]
+        if kept.get("gate", self._gate) != self._gate:
+            # Another gate judges anew, by the results that are there.
+            self.seconds.pop(JUDGEMENT, None)
+            self.was_refused = False
 
     def add(self, title: str, seconds: float) -> None:
         self.seconds[title] = round(seconds, 1)
@@ -149,7 +154,12 @@ class Journal:
 
     def _write(self, settings: Mapping[str, object]) -> None:
         self._settings = settings
-        kept = {"settings": settings, "seconds": self.seconds, "was_refused": self.was_refused}
+        kept = {
+            "settings": settings,
+            "gate": self._gate,
+            "seconds": self.seconds,
+            "was_refused": self.was_refused,
+        }
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(kept, indent=1))
         os.replace(temporary, self._path)

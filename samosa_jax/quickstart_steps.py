@@ -26,6 +26,7 @@ SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manne
 QUESTIONS = 40  # of every skill after a stage; the last model is asked more
 LAST_QUESTIONS = 120
 STORIES = "embedded/stories"
+JUDGEMENT = "evaluate grpo"  # the step that holds the last model against the gate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,6 +96,22 @@ def test_a_stopped_quickstart_goes_on_with_the_same_settings_alone(tmp_path: Pat
         quickstart.Journal(path, dataclasses.replace(TEN, minutes=3))
 
 
+def test_another_gate_judges_anew(tmp_path: Path):
+    path = tmp_path / "quickstart.json"
+    first = quickstart.Journal(path, TEN)
+    first.refuse()
+    for title in ("evaluate dpo", quickstart_steps.JUDGEMENT):
+        first.add(title, 1.0)
+    same = quickstart.Journal(path, TEN)
+    assert same.was_refused
+    assert quickstart_steps.JUDGEMENT in same.seconds
+    other = quickstart.Journal(path, dataclasses.replace(TEN, gate=quickstart.GATES[1][1]))
+    assert not other.was_refused
+    assert list(other.seconds) == ["evaluate dpo"]
+    (judging,) = [step for step in steps(TEN) if step.title == quickstart_steps.JUDGEMENT]
+    assert any(flag.startswith("--gate=") for flag in judging.argv)
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(UserError, match="--minutes is 0; expected at least 1"):
         dataclasses.replace(TEN, minutes=0)
