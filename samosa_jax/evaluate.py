@@ -131,16 +131,11 @@ def settings_of(flags: EvaluateFlags) -> "EvaluationSettings":
 def _open(flags: EvaluateFlags, catalog: "Catalog", console: Console) -> "Evaluation":
     from samosa_jax.compilation_cache import use_compilation_cache
     from samosa_jax.evaluation import Evaluation
-    from samosa_jax.trained import open_trained
+    from samosa_jax.trained import open_named
 
     settings = settings_of(flags)
     use_compilation_cache()
-    trained = open_trained(
-        Path(flags.run) if flags.run else None,
-        runs=Path(flags.runs),
-        step=flags.step,
-        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-    )
+    trained = open_named(flags)
     for notice in trained.notices:
         print(notice, file=sys.stderr)
     console.print(

@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from samosa_jax.command_line import parse_dataclass, run, split_options
@@ -156,15 +155,10 @@ def _open(flags: LmEvalFlags) -> "tuple[SamosaLM, Trained]":
         raise UserError("--tensor and --max_batch must be at least 1")
     from samosa_jax.compilation_cache import use_compilation_cache
     from samosa_jax.lm_eval_model import SamosaLM
-    from samosa_jax.trained import open_trained
+    from samosa_jax.trained import open_named
 
     use_compilation_cache()
-    trained = open_trained(
-        Path(flags.run) if flags.run else None,
-        runs=Path(flags.runs),
-        step=flags.step,
-        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-    )
+    trained = open_named(flags)
     for notice in trained.notices:
         print(notice, file=sys.stderr)
     model = SamosaLM(trained, tensor=flags.tensor, max_batch=flags.max_batch, seed=flags.sample_seed)
