@@ -1,7 +1,8 @@
 """What a run of each stage is made of, each part built from its configuration.
 
-Stages differ in their data (text, conversations, preference pairs), in the loss and in what is evaluated; in
-what is trained (all parameters, or adapters) and what it begins with. The loop knows none of this.
+Stages differ in their data (text, conversations, preference pairs, prompts), in the loss and in what is
+evaluated; in what is trained (all parameters, or adapters) and in what it begins with. The loop knows none of
+this.
 """
 
 import dataclasses
@@ -122,12 +123,10 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
     """
     mesh = make_mesh(config.mesh, devices=devices)
     check_mesh(config, mesh.size)
-    dtype = config.train.compute_dtype
-    if dtype == "auto":
-        dtype = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+    device = mesh.devices.flat[0]
+    dtype = config.train.dtype_on(device.platform)
     network = Network.build(config.model, compute_dtype=dtype)
     matmul_dtype = config.train.matmul_dtype
-    device = mesh.devices.flat[0]
     check_matmul_dtype(matmul_dtype, Device(platform=device.platform, kind=device.device_kind))
     # The loss alone: evaluations, samples and whoever reads the checkpoint compute in the compute dtype.
     loss_fn = make_loss(config, dataclasses.replace(network, matmul_dtype=matmul_dtype))

@@ -52,7 +52,7 @@ class TrainConfig:
     horizon_value: float = 0.0  # tokens, tokens per scaling parameter, FLOPs, epochs; unused by the others
     batch_tokens: int = 16_384  # tokens per optimizer step over all devices
     device_batch_size: int | Literal["auto"] = 16  # rows at once on a device; auto: all that fit
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on accelerators
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16, float32 on a CPU
     matmul_dtype: Literal["compute", "float8"] = (
         "compute"  # of the layers' products in training; docs/planning.md
     )
@@ -73,6 +73,12 @@ class TrainConfig:
             0 < self.horizon_value < math.inf or self.horizon in ("steps", "chinchilla"),
             f"train.horizon is {self.horizon} and needs train.horizon_value above 0",
         )
+
+    def dtype_on(self, platform: str) -> str:
+        """What is computed in on a platform, as JAX names it: cpu, gpu or tpu."""
+        if self.compute_dtype != "auto":
+            return self.compute_dtype
+        return "float32" if platform == "cpu" else "bfloat16"
 
     @property
     def device_rows(self) -> int:

@@ -95,7 +95,7 @@ def make_plan(
     if train.device_batch_size != "auto":
         check_mesh(config, num_devices)
     check_matmul_dtype(train.matmul_dtype, Device(platform=device.platform, kind=device.kind))
-    dtype = device.compute_dtype if train.compute_dtype == "auto" else train.compute_dtype
+    dtype = train.dtype_on(device.platform)
     memory_model = MemoryModel(config, num_devices=num_devices, compute_dtype=dtype)
     fitted = fit_every_policy(memory_model, rows=rows, usable_bytes=device.usable_bytes)
     chosen = choose(fitted, context_len=model.context_len)
