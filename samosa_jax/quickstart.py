@@ -58,9 +58,10 @@ def main(argv: list[str]) -> None:
             "`pip install 'samosa-jax[torch]'` and the same command again export it",
             markup=False,
         )
+    # What a later step would refuse is refused before anything is made.
     local = [path for path in settings.text if not path.startswith(SCHEME)]
     if local:
-        list_inputs(local)  # so that what is not there, or makes no sense, is missed before anything is made
+        list_inputs(local)
     if settings.gate is not None:
         gates.load(settings.gate)
     todo = list(steps(settings))
