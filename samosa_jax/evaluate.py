@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 REFUSED_EXIT = 3
 WIDTH = 120
+MAX_TEMPERATURE = 100  # that the engine draws at
 SHOTS_SEED = 1234  # `evals.prompts` has the same; --help need not wait for JAX to read it there
 
 
@@ -73,6 +74,11 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--context_len={flags.context_len}; expected 1 or more tokens")
     if flags.samples < 1 or flags.max_batch < 1 or flags.tensor < 1:
         raise UserError("--samples, --max_batch and --tensor must be at least 1")
+    if not 0 <= flags.temperature <= MAX_TEMPERATURE or flags.max_tokens < 0:
+        raise UserError(
+            f"--temperature={flags.temperature} --max_tokens={flags.max_tokens}; expected a temperature from "
+            f"0 to {MAX_TEMPERATURE}, and 0 or more tokens"
+        )
     from samosa_jax.evals import gates
     from samosa_jax.evals.catalog import ALL, open_catalog, select
 

@@ -239,6 +239,8 @@ def test_chatcore_takes_what_was_answered_in_words(trained: Path, run: Path, tes
         (["--tasks=zzz"], "'zzz' is no task; there are"),
         (["--limit=0"], "--limit=0; expected 1 or more"),
         (["--samples=0"], "must be at least 1"),
+        (["--temperature=-1"], "--temperature=-1.0 --max_tokens=0; expected a temperature from 0 to 100"),
+        (["--max_tokens=-1"], "--max_tokens=-1; expected"),
         (["--gate=gone.yaml"], "gone.yaml"),
         (["--step=77"], "no finished checkpoint of step 77"),
     ],
