@@ -54,7 +54,5 @@ def dry_run(config: Config, *, group: ProcessGroup) -> None:
         f"{config.train.batch_tokens / seconds[1]:,.0f} tokens/s"
     )
     whole = format_seconds(seconds[1] * config.train.num_steps)
-    say(
-        f"the run would take {whole} at this pace" if is_counted else "its data say how long the run would be"
-    )
-    say("nothing was written")
+    length = f"the run would take {whole} at this pace" if is_counted else "its data say how long the run is"
+    say(f"{length}; nothing was written")

@@ -224,7 +224,7 @@ def test_epochs_are_counted_by_the_data_and_contradict_no_other_number(
     train.main([*line, "--explain"])
     assert "as many as 2 epochs of the data have" in capsys.readouterr().out
     train.main([*line, "--dry-run"])
-    assert "its data say how long the run would be" in capsys.readouterr().out
+    assert "its data say how long the run is; nothing was written" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_every_stage(folders, base: Path, capsys):
