@@ -277,12 +277,14 @@ class _Compilations:
 def _peer(flags: BenchFlags, batch: int) -> float:
     sizes = {"batch": batch, "prompt_tokens": flags.prompt_tokens, "new_tokens": flags.new_tokens}
     try:
-        command = flags.peer.format(**sizes)
-        done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+        words = shlex.split(flags.peer.format(**sizes))
     except (LookupError, ValueError) as error:
         raise UserError(
             f"--peer: {flags.peer!r} cannot be read as a command ({error}); braces are for {', '.join(sizes)}"
         ) from error
+    command = shlex.join(words)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError as error:
         raise UserError(f"--peer: {command!r} cannot be run: {error.strerror}") from error
     found = PEER_LINE.search(done.stdout)
