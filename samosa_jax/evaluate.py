@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
         if combined is not None:
             results.append(combined)
     console.print(_table(results))
-    _say_what_is_missing(results, missing, console)
+    say_what_is_missing(results, missing, console)
     console.print(f"results: {evaluation.run / 'evals.jsonl'}", markup=False, soft_wrap=True)
     if gate is not None:
         _hold_against(gate, evaluation, results, console)
@@ -225,9 +225,10 @@ def _table(results: "Sequence[TaskResult]") -> Table:
     return table
 
 
-def _say_what_is_missing(
+def say_what_is_missing(
     results: "Sequence[TaskResult]", missing: Mapping[str, str], console: Console
 ) -> None:
+    """Which tasks have no result, and why; which means are without some of theirs."""
     for name, reason in missing.items():
         console.print(f"[yellow]left out[/] {name}: {escape(reason)}", highlight=False, soft_wrap=True)
     for result in results:

@@ -1,5 +1,6 @@
 """`samosa evaluate`: results on disk at once, nothing done twice, what is missing named, gates that stop."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import pytest
 import training_runs
+from rich.console import Console
 
 from samosa_jax import evaluate
 from samosa_jax.command_line import parse_config
@@ -229,6 +231,13 @@ def test_chatcore_takes_what_was_answered_in_words(trained: Path, run: Path, tes
     assert combined.settings["missing"] == ["gsm8k", "humaneval"]
     centred = [(one.value - 0.25) / 0.75 for one in results[:3]] + [results[3].value]
     assert combined.value == pytest.approx(sum(centred) / 4)
+
+
+def test_reasons_are_shown_with_their_brackets() -> None:
+    out = io.StringIO()
+    reason = "pip install 'samosa-jax[torch]'; data/[/b] is no file"
+    evaluate.say_what_is_missing([], {"mmlu": reason}, Console(file=out, width=200))
+    assert out.getvalue() == f"left out mmlu: {reason}\n"
 
 
 @pytest.mark.parametrize(
