@@ -45,6 +45,7 @@ def describe_rollouts(config: Config, source: PromptSource) -> list[str]:
 
 
 def describe(config: Config, machinery: Machinery) -> list[str]:
+    """Device, batch, parameters, and what was chosen where the configuration says auto."""
     mesh, train = machinery.mesh, config.train
     counts = dataclasses.asdict(parameter_counts(config.model))
     groups = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)

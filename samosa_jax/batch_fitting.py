@@ -58,7 +58,8 @@ def resolve_device_batch(
         say(f"auto chose: device_batch_size {before}, as before in this run")
         return with_rows(config, before)
     memory = offered_memory()
-    model = MemoryModel(config, num_devices=num_devices, compute_dtype=compute_dtype(config))
+    dtype = config.train.dtype_on(jax.default_backend())
+    model = MemoryModel(config, num_devices=num_devices, compute_dtype=dtype)
     fit = largest_that_fits(model, rows=rows, remat=config.model.remat, usable_bytes=memory.limit_bytes)
     if fit.device_rows is None or fit.memory is None:
         raise UserError(
@@ -154,13 +155,6 @@ def mend(model: MemoryModel, *, rows: list[int], limit_bytes: int, remat: str | 
 
 def _settings(fit: Fit) -> str:
     return f"model.remat={fit.remat} with train.device_batch_size={fit.device_rows}"
-
-
-def compute_dtype(config: Config) -> str:
-    """What this machine computes in."""
-    if config.train.compute_dtype != "auto":
-        return config.train.compute_dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def offered_memory() -> Memory:

@@ -9,7 +9,6 @@ ratio is printed. Of several rounds the best counts: others use the machine too.
 bandwidth takes as read what every token has to read, the weights and the cache.
 """
 
-import json
 import re
 import shlex
 import subprocess
@@ -31,6 +30,7 @@ from samosa_jax.config import MeshConfig, ModelConfig
 from samosa_jax.errors import UserError
 from samosa_jax.model.cache import cache_bytes
 from samosa_jax.model.gpt import Network
+from samosa_jax.numbers_file import check_numbers_file, write_numbers
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.rollout.engine import Engine
 from samosa_jax.rollout.request import Generation, Prompt, Sampling
@@ -75,15 +75,18 @@ class Measured:
 def main(argv: list[str]) -> None:
     """Measures, prints a table, writes the numbers. Raises UserError."""
     flags = parse_dataclass(argv, BenchFlags, description=__doc__ or "")
+    _check(flags)
+    batches, sampling, file = _parse_batches(flags.batches), _sampling(flags), check_numbers_file(flags.json)
     console = Console()
-    batches = _parse_batches(flags.batches)
     network, params, name = _model(flags)
     device = current_device()
     bandwidth = peak_bandwidth(device) or _measured_bandwidth()
     console.print(f"{name} on {device.kind}, {network.compute_dtype}; memory {bandwidth / 1e9:.0f} GB/s")
-    results = [_measure(batch, network, params, flags, bandwidth=bandwidth) for batch in batches]
+    results = [
+        _measure(batch, network, params, flags, sampling=sampling, bandwidth=bandwidth) for batch in batches
+    ]
     console.print(_table(results, flags))
-    if flags.json:
+    if file is not None:
         record = {
             "model": name,
             "device": device.kind,
@@ -91,7 +94,7 @@ def main(argv: list[str]) -> None:
             "flags": asdict(flags),
             "results": [asdict(result) for result in results],
         }
-        Path(flags.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_numbers(file, record)
 
 
 def nanochat_shape(depth: int, *, vocab_size: int, context_len: int) -> ModelConfig:
@@ -116,6 +119,24 @@ def nanochat_shape(depth: int, *, vocab_size: int, context_len: int) -> ModelCon
         smear=True,
         backout=True,
     )
+
+
+def _check(flags: BenchFlags) -> None:
+    for name, least in (("prompt_tokens", 1), ("block_tokens", 1), ("rounds", 1)):
+        if getattr(flags, name) < least:
+            raise UserError(f"--{name} is {getattr(flags, name)}; it must be at least {least}")
+    if flags.new_tokens <= flags.block_tokens:
+        raise UserError(
+            f"--new_tokens is {flags.new_tokens}; what follows the first block of {flags.block_tokens} "
+            "(--block_tokens) is timed, so ask for more"
+        )
+
+
+def _sampling(flags: BenchFlags) -> Sampling:
+    try:
+        return Sampling(temperature=flags.temperature, top_k=flags.top_k, max_tokens=flags.new_tokens)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
 
 
 def _parse_batches(text: str) -> list[int]:
@@ -147,7 +168,9 @@ def _model(flags: BenchFlags) -> tuple[Network, Any, str]:
     return network, params, name
 
 
-def _measure(batch: int, network: Network, params: Any, flags: BenchFlags, *, bandwidth: float) -> Measured:
+def _measure(
+    batch: int, network: Network, params: Any, flags: BenchFlags, *, sampling: Sampling, bandwidth: float
+) -> Measured:
     engine = Engine(
         network,
         params,
@@ -156,7 +179,6 @@ def _measure(batch: int, network: Network, params: Any, flags: BenchFlags, *, ba
         block_tokens=flags.block_tokens,
         prefix_bytes=0,
     )
-    sampling = Sampling(temperature=flags.temperature, top_k=flags.top_k, max_tokens=flags.new_tokens)
     _round(engine, batch, sampling, flags)
     compiled = _Compilations()
     rounds, peers = [], []
@@ -253,8 +275,18 @@ class _Compilations:
 
 
 def _peer(flags: BenchFlags, batch: int) -> float:
-    command = flags.peer.format(batch=batch, prompt_tokens=flags.prompt_tokens, new_tokens=flags.new_tokens)
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
+    sizes = {"batch": batch, "prompt_tokens": flags.prompt_tokens, "new_tokens": flags.new_tokens}
+    try:
+        words = shlex.split(flags.peer.format(**sizes))
+    except (LookupError, ValueError) as error:
+        raise UserError(
+            f"--peer: {flags.peer!r} cannot be read as a command ({error}); braces are for {', '.join(sizes)}"
+        ) from error
+    command = shlex.join(words)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"--peer: {command!r} cannot be run: {error.strerror}") from error
     found = PEER_LINE.search(done.stdout)
     if done.returncode or not found:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["nothing"]

@@ -142,19 +142,13 @@ def load(flags: ChatFlags) -> "tuple[Trained, list[Engine]]":
     import jax
 
     from samosa_jax.compilation_cache import use_compilation_cache
-    from samosa_jax.trained import make_engines, open_trained
+    from samosa_jax.trained import make_engines, open_named
 
     use_compilation_cache()
     devices = jax.devices()
     if not 1 <= flags.tensor <= len(devices):
         raise UserError(f"--tensor is {flags.tensor}; there are {len(devices)} devices here")
-    trained = open_trained(
-        Path(flags.run) if flags.run else None,
-        runs=Path(flags.runs),
-        step=flags.step,
-        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-        devices=devices[: flags.tensor],
-    )
+    trained = open_named(flags, devices=devices[: flags.tensor])
     engines = make_engines(trained, max_batch=1, context_len=flags.context_len, tensor=flags.tensor)
     return trained, engines
 

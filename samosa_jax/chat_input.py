@@ -1,11 +1,11 @@
 """What a user types: lines, with editing, completion and a history that outlives the program; and Ctrl-C."""
 
+import contextlib
 import os
 import signal
 import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 try:
@@ -61,8 +61,10 @@ class LineReader:
         editor.set_completer(self._complete)
         editor.parse_and_bind("tab: complete")
         editor.parse_and_bind("set enable-bracketed-paste on")
-        if self._history is not None and self._history.exists():
-            editor.read_history_file(self._history)
+        if self._history is not None:
+            # None of earlier programs, or one that cannot be read, is no loss either.
+            with contextlib.suppress(OSError):
+                editor.read_history_file(self._history)
 
     def _complete(self, text: str, number: int) -> str | None:
         assert readline is not None
@@ -77,7 +79,7 @@ class LineReader:
         return found[number] if number < len(found) else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def silent_keyboard() -> Iterator[None]:
     """What is typed meanwhile is kept for the next line, and not shown in the middle of an answer."""
     if not sys.stdin.isatty():
@@ -94,7 +96,7 @@ def silent_keyboard() -> Iterator[None]:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
-@contextmanager
+@contextlib.contextmanager
 def on_signal(number: signal.Signals, handle: Callable[[], None]) -> Iterator[None]:
     """What a signal does meanwhile."""
     before = signal.signal(number, lambda *_: handle())

@@ -1,5 +1,6 @@
 """A conversation with a model: what was said, how answers are drawn, and how long they took."""
 
+import contextlib
 import json
 import os
 import queue
@@ -183,13 +184,19 @@ class Session:
         Raises:
             UserError: there is nothing to save, the file is somebody else's, or cannot be written.
         """
-        path = path.expanduser()
+        path = _at_home(path)
+        if not path.name:
+            raise UserError(f"{path} is no name of a file")
         path = path if path.suffix else path.with_suffix(SAVED_AS[0])
         if path.suffix not in SAVED_AS:
             raise UserError(f"{path}: conversations are saved as {' or '.join(SAVED_AS)}")
         if not self.num_turns:
             raise UserError("there is nothing to save yet")
-        if path.exists() and path.resolve() not in self._own_files:
+        try:
+            is_anothers = path.exists() and path.resolve() not in self._own_files
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        if is_anothers:
             raise UserError(f"{path} exists already; choose another name")
         value = to_json(self.conversation)
         try:
@@ -203,7 +210,8 @@ class Session:
             temporary.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
             os.replace(temporary, path)
         except (OSError, UnicodeEncodeError) as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', error)}") from error
         self._own_files.add(path.resolve())
         return path
@@ -214,8 +222,12 @@ class Session:
         Raises:
             UserError: the file is not there, or has no such conversation; nothing has changed then.
         """
-        path = path.expanduser()
-        if not path.is_file():
+        path = _at_home(path)
+        try:
+            is_file = path.is_file()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        if not is_file:
             raise UserError(f"{path} is no file")
         example = next(read_conversations([path], first_row=row), None)
         if example is None:
@@ -227,6 +239,14 @@ class Session:
             and next(read_conversations([path], first_row=2), None) is None
         ):
             self._own_files.add(path.resolve())
+
+
+def _at_home(path: Path) -> Path:
+    """With the home folder for a leading ~. Raises UserError for the home of nobody."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder") from error
 
 
 def _is_whole(messages: tuple[Message, ...]) -> bool:

@@ -262,6 +262,8 @@ def derive(given: Values) -> dict[str, Any]:
         "train.horizon is epochs, which the data measures, so that model.depth cannot derive batch and "
         "rates; leave model.depth unset and give them, or take them over with init_from",
     )
+    if values["train.horizon"] == "epochs" and "train.num_steps" not in given:
+        values["train.num_steps"] = derived["train.num_steps"] = 0  # which the data will say
     rules = rules_for(
         architecture=values["model.architecture"],
         depth=values["model.depth"],

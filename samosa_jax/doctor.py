@@ -80,6 +80,10 @@ def examine_machine(versions: Mapping[str, str], *, seconds: float) -> Iterator[
     from samosa_jax.compilation_cache import cache_folder
     from samosa_jax.training.environment import available_memory_bytes, device_memory_bytes
 
+    faults = list(machine.check_backend())
+    if faults:
+        yield from faults
+        return
     plugins = {name: version for name, version in versions.items() if name.startswith("jax-cuda")}
     yield from machine.check_devices(machine.driver_version(), plugins)
     yield from machine.check_memory(available_memory_bytes(), device_memory_bytes())

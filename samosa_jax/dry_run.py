@@ -8,7 +8,7 @@ import jax
 from samosa_jax.announcing import describe
 from samosa_jax.batch_fitting import refuse_too_large, resolve_device_batch
 from samosa_jax.beginning import make_state
-from samosa_jax.config import Config
+from samosa_jax.config import Config, with_steps
 from samosa_jax.parallel.process_group import ProcessGroup
 from samosa_jax.parallel.sharding import param_shardings
 from samosa_jax.same_start import check_alike, describe_program
@@ -17,11 +17,16 @@ from samosa_jax.stages import build, synthetic_batch
 from samosa_jax.training.display import format_seconds
 from samosa_jax.training.environment import bytes_per_device, device_memory_bytes, peak_bytes
 
+STAND_IN_STEPS = 1_000_000  # of the schedule, where the steps are those of epochs: data are not read here
+
 
 def dry_run(config: Config, *, group: ProcessGroup) -> None:
     """Two steps on random tokens, and what they cost. Writes nothing."""
     check_alike(group, describe_program(config), mend="start all with the same command and the same code")
     say = partial(print, flush=True) if group.is_first else lambda line: None
+    is_counted = config.train.num_steps > 0
+    if not is_counted:
+        config = with_steps(config, STAND_IN_STEPS)
     config = resolve_device_batch(config, recorded=None, say=say)
     machinery = build(config)
     refuse_too_large(config, machinery, limit_bytes=device_memory_bytes(), say=say)
@@ -49,4 +54,5 @@ def dry_run(config: Config, *, group: ProcessGroup) -> None:
         f"{config.train.batch_tokens / seconds[1]:,.0f} tokens/s"
     )
     whole = format_seconds(seconds[1] * config.train.num_steps)
-    say(f"the run would take {whole} at this pace; nothing was written")
+    length = f"the run would take {whole} at this pace" if is_counted else "its data say how long the run is"
+    say(f"{length}; nothing was written")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 REFUSED_EXIT = 3
 WIDTH = 120
+MAX_TEMPERATURE = 100  # that the engine draws at
 SHOTS_SEED = 1234  # `evals.prompts` has the same; --help need not wait for JAX to read it there
 
 
@@ -72,6 +74,11 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--context_len={flags.context_len}; expected 1 or more tokens")
     if flags.samples < 1 or flags.max_batch < 1 or flags.tensor < 1:
         raise UserError("--samples, --max_batch and --tensor must be at least 1")
+    if not 0 <= flags.temperature <= MAX_TEMPERATURE or flags.max_tokens < 0:
+        raise UserError(
+            f"--temperature={flags.temperature} --max_tokens={flags.max_tokens}; expected a temperature from "
+            f"0 to {MAX_TEMPERATURE}, and 0 or more tokens"
+        )
     from samosa_jax.evals import gates
     from samosa_jax.evals.catalog import ALL, open_catalog, select
 
@@ -91,8 +98,8 @@ def main(argv: list[str]) -> None:
         if combined is not None:
             results.append(combined)
     console.print(_table(results))
-    _say_what_is_missing(results, missing, console)
-    console.print(f"results: {evaluation.run / 'evals.jsonl'}", soft_wrap=True)
+    say_what_is_missing(results, missing, console)
+    console.print(f"results: {evaluation.run / 'evals.jsonl'}", markup=False, soft_wrap=True)
     if gate is not None:
         _hold_against(gate, evaluation, results, console)
 
@@ -130,19 +137,16 @@ def settings_of(flags: EvaluateFlags) -> "EvaluationSettings":
 def _open(flags: EvaluateFlags, catalog: "Catalog", console: Console) -> "Evaluation":
     from samosa_jax.compilation_cache import use_compilation_cache
     from samosa_jax.evaluation import Evaluation
-    from samosa_jax.trained import open_trained
+    from samosa_jax.trained import open_named
 
     settings = settings_of(flags)
     use_compilation_cache()
-    trained = open_trained(
-        Path(flags.run) if flags.run else None,
-        runs=Path(flags.runs),
-        step=flags.step,
-        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-    )
+    trained = open_named(flags)
     for notice in trained.notices:
         print(notice, file=sys.stderr)
-    console.print(f"{trained.name}, step {trained.step}: {trained.num_params / 1e6:.1f} M parameters")
+    console.print(
+        f"{trained.name}, step {trained.step}: {trained.num_params / 1e6:.1f} M parameters", markup=False
+    )
     return Evaluation(trained, catalog, settings)
 
 
@@ -221,11 +225,12 @@ def _table(results: "Sequence[TaskResult]") -> Table:
     return table
 
 
-def _say_what_is_missing(
+def say_what_is_missing(
     results: "Sequence[TaskResult]", missing: Mapping[str, str], console: Console
 ) -> None:
+    """Which tasks have no result, and why; which means are without some of theirs."""
     for name, reason in missing.items():
-        console.print(f"[yellow]left out[/] {name}: {reason}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]left out[/] {name}: {escape(reason)}", highlight=False, soft_wrap=True)
     for result in results:
         names = result.settings.get("missing")
         if names:

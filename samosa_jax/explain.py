@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from samosa_jax.config import Config
+from samosa_jax.config import Config, TrainConfig
 from samosa_jax.dial import rules_for, values_of
 from samosa_jax.sizes import flops_per_token, parameter_counts, scaling_parameters, state_bytes
 
@@ -45,7 +45,6 @@ def summary(config: Config) -> list[str]:
     """Lines of size and cost: parameters, FLOPs, tokens, bytes of the training state."""
     counts = parameter_counts(config.model)
     scaling, flops = scaling_parameters(config.model), flops_per_token(config.model)
-    tokens = config.train.num_steps * config.train.batch_tokens
     groups = ", ".join(f"{name} {count}" for name, count in dataclasses.asdict(counts).items() if count)
     return [
         f"parameters: {counts.total}",
@@ -53,9 +52,20 @@ def summary(config: Config) -> list[str]:
         f"  scaling parameters (matrices and head): {scaling}",
         f"  bytes of parameters and optimizer state: {state_bytes(counts, config.optimizer)}",
         f"FLOPs per token: {flops}",
-        f"tokens: {tokens} ({config.train.num_steps} steps of {config.train.batch_tokens}; "
-        f"{tokens / scaling:.2f} per scaling parameter)",
-        f"FLOPs of the run: {flops * tokens:.3e}",
+        *_length(config.train, scaling_parameters=scaling, flops_per_token=flops),
+    ]
+
+
+def _length(train: TrainConfig, *, scaling_parameters: int, flops_per_token: int) -> list[str]:
+    if not train.num_steps:
+        return [
+            f"tokens: as many as {train.horizon_value:g} epochs of the data have, {train.batch_tokens} a step"
+        ]
+    tokens = train.num_steps * train.batch_tokens
+    return [
+        f"tokens: {tokens} ({train.num_steps} steps of {train.batch_tokens}; "
+        f"{tokens / scaling_parameters:.2f} per scaling parameter)",
+        f"FLOPs of the run: {flops_per_token * tokens:.3e}",
     ]
 
 

@@ -52,15 +52,9 @@ def main(argv: list[str]) -> None:
     from samosa_jax.convert.exported import as_written
     from samosa_jax.convert.exporting import check_destination, export
     from samosa_jax.convert.lineage import read_lineage
-    from samosa_jax.trained import open_trained
+    from samosa_jax.trained import open_named
 
-    trained = open_trained(
-        Path(flags.run) if flags.run else None,
-        runs=Path(flags.runs),
-        step=flags.step,
-        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-        devices=cpu(why="exports are made on the CPU"),
-    )
+    trained = open_named(flags, devices=cpu(why="exports are made on the CPU"))
     suffix = "" if flags.format == "hf" else f"-{flags.format}"
     folder = Path(flags.out or f"exports/{trained.name}{suffix}")
     check_destination(folder, overwrite=flags.overwrite)

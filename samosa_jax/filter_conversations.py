@@ -103,7 +103,7 @@ def _description() -> str:
 
 
 def _print(console: Console, report: Report, *, seconds: float) -> None:
-    table = Table(title=f"{', '.join(report.inputs)}", title_justify="left")
+    table = Table(title=escape(", ".join(report.inputs)), title_justify="left")
     table.add_column("dropped by", no_wrap=True)
     table.add_column("first", justify="right")
     table.add_column("all", justify="right")

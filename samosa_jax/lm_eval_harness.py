@@ -16,13 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from samosa_jax.command_line import parse_dataclass, run
+from samosa_jax.command_line import parse_dataclass, run, split_options
 from samosa_jax.convert.extras import require_packages
 from samosa_jax.errors import UserError
-from samosa_jax.keys import keys_of, near_miss
+from samosa_jax.keys import near_miss
 
 if TYPE_CHECKING:
     from samosa_jax.lm_eval_model import SamosaLM
@@ -93,21 +92,9 @@ def main(argv: list[str]) -> None:
 
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The flags of `LmEvalFlags`, and all others; a first word that is no flag is the run."""
-    words = list(argv)
-    own, theirs = [], []
-    if words and not words[0].startswith("-"):
-        own.append(f"--run={words.pop(0)}")
-    known = keys_of(LmEvalFlags)
-    while words:
-        word = words.pop(0)
-        name, equals, _ = word[2:].partition("=")
-        if word.startswith("--") and name.replace("-", "_") in known:
-            own.append(word)
-            if not equals and words and not words[0].startswith("--"):
-                own.append(words.pop(0))
-        else:
-            theirs.append(word)
-    return own, theirs
+    run = [f"--run={argv[0]}"] if argv and not argv[0].startswith("-") else []
+    own, theirs = split_options(argv[len(run) :], LmEvalFlags)
+    return [*run, *own], theirs
 
 
 def parse_harness_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -168,15 +155,10 @@ def _open(flags: LmEvalFlags) -> "tuple[SamosaLM, Trained]":
         raise UserError("--tensor and --max_batch must be at least 1")
     from samosa_jax.compilation_cache import use_compilation_cache
     from samosa_jax.lm_eval_model import SamosaLM
-    from samosa_jax.trained import open_trained
+    from samosa_jax.trained import open_named
 
     use_compilation_cache()
-    trained = open_trained(
-        Path(flags.run) if flags.run else None,
-        runs=Path(flags.runs),
-        step=flags.step,
-        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-    )
+    trained = open_named(flags)
     for notice in trained.notices:
         print(notice, file=sys.stderr)
     model = SamosaLM(trained, tensor=flags.tensor, max_batch=flags.max_batch, seed=flags.sample_seed)

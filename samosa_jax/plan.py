@@ -12,7 +12,6 @@ docs/planning.md says where every number comes from.
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from samosa_kernels import aot
@@ -22,13 +21,13 @@ from samosa_jax.command_line import parse_config, parse_dataclass, split_options
 from samosa_jax.compiled_step import compile_step
 from samosa_jax.config import Config, with_rows
 from samosa_jax.errors import UserError
+from samosa_jax.numbers_file import check_numbers_file, write_numbers
 from samosa_jax.plan_page import as_json, plan_sections
 from samosa_jax.planning.devices import DeviceName, PlannedDevice, find_device
 from samosa_jax.planning.run_plan import RunPlan, make_plan, with_compiled_peak
 from samosa_jax.reporting.terminal_page import print_sections
 from samosa_jax.stages import resolve_epochs
 from samosa_jax.training.resume import inherited_values
-from samosa_jax.training.run_folder import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +53,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--count is {flags.count}; it must be at least 1")
     if flags.mfu is not None and not 0 < flags.mfu <= 1:
         raise UserError(f"--mfu is {flags.mfu}; it is a share, above 0 and at most 1, as in --mfu=0.45")
-    config = parse_config(rest, description="Plan a run.", inherit=inherited_values).config
-    if config.train.horizon == "epochs":
-        if not config.data.sources:
-            raise UserError(
-                "train.horizon is epochs, which the data measures; name it, as in --data=data/chat"
-            )
-        config = resolve_epochs(config)
+    file = check_numbers_file(flags.json)
+    config = resolve_epochs(parse_config(rest, description="Plan a run.", inherit=inherited_values).config)
     device = find_device(flags.device)
     plan = make_plan(
         config,
@@ -72,9 +66,9 @@ def main(argv: list[str]) -> None:
     if plan.device_rows is not None and asks_compiler(flags.memory, device):
         plan = compiled(plan, config, device=device)
     print_sections(plan_sections(plan))
-    if flags.json:
-        write_json(Path(flags.json), as_json(plan))
-        print(f"\nwritten: {flags.json}")
+    if file is not None:
+        write_numbers(file, as_json(plan))
+        print(f"\nwritten: {file}")
 
 
 def asks_compiler(wish: str, device: PlannedDevice) -> bool:

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from samosa_jax import filter_conversations, prepare_chat, show_conversation, synthesize
-from samosa_jax.command_line import parse_config, parse_dataclass, run
+from samosa_jax.command_line import parse_config, parse_dataclass, run, split_options
 from samosa_jax.data.chat.opening import open_epoch_pipeline
 from samosa_jax.data.context_use import context_use
 from samosa_jax.data.filters import FilterOptions
@@ -177,7 +177,8 @@ class _Display:
 
 def _print_summary(console: Console, out: Path, summary: Summary) -> None:
     shards = [shard for shard in summary.manifest.shards if shard.generation == summary.generation]
-    table = Table(title=f"{out}, generation {summary.generation} ({summary.state})", title_justify="left")
+    title = f"{out}, generation {summary.generation} ({summary.state})"
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("split")
     for column in ("shards", "documents", "tokens", "bytes of text", "bytes/token"):
         table.add_column(column, justify="right")
@@ -230,10 +231,12 @@ def _verify(argv: list[str]) -> None:
 
 
 def _inspect(argv: list[str]) -> None:
-    own, rest = _split_flags(argv, ("step", "rows"))
+    own, rest = split_options(argv, InspectFlags)
     flags = parse_dataclass(own, InspectFlags, description="Show the documents of a training step.")
     if flags.step < 0:
         raise UserError(f"--step is {flags.step}; steps count from 0")
+    if flags.rows < 0:
+        raise UserError(f"--rows is {flags.rows}; it must be at least 0")
     config = parse_config(
         rest, description="Show the documents of a training step (--step N, --rows N)."
     ).config
@@ -273,22 +276,6 @@ def _inspect(argv: list[str]) -> None:
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _split_flags(argv: list[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the flags of these names with their values, all else)."""
-    own: list[str] = []
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        name, equals, _ = word.removeprefix("--").partition("=")
-        if word.startswith("--") and name in names:
-            own += (
-                [word] if equals else [word, *([value] if (value := next(words, None)) is not None else [])]
-            )
-        else:
-            rest.append(word)
-    return own, rest
 
 
 def _print_step(

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
 
         summary = prepare_chat(flags.options(), report=show)
     for line in describe(Path(flags.out), summary):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def describe(folder: Path, summary: ChatSummary) -> list[str]:

@@ -27,9 +27,10 @@ from samosa_jax.command_line import run
 from samosa_jax.data.hub import SCHEME
 from samosa_jax.data.sources import list_inputs
 from samosa_jax.errors import UserError
+from samosa_jax.evals import gates
 from samosa_jax.evaluate import REFUSED_EXIT
 from samosa_jax.quickstart_overview import overview
-from samosa_jax.quickstart_steps import CONFIGS, WHOLE_MINUTES, Settings, Step, steps
+from samosa_jax.quickstart_steps import CONFIGS, JUDGEMENT, WHOLE_MINUTES, Settings, Step, steps
 from samosa_jax.training.display import format_seconds
 
 NAME = "quickstart"
@@ -54,14 +55,18 @@ def main(argv: list[str]) -> None:
     if not settings.exports:
         console.print(
             "PyTorch is not installed, so the model will be trained but not exported; "
-            "`pip install 'samosa-jax[torch]'` and the same command again export it"
+            "`pip install 'samosa-jax[torch]'` and the same command again export it",
+            markup=False,
         )
+    # What a later step would refuse is refused before anything is made.
     local = [path for path in settings.text if not path.startswith(SCHEME)]
     if local:
-        list_inputs(local)  # so that what is not there is missed before anything is made
+        list_inputs(local)
+    if settings.gate is not None:
+        gates.load(settings.gate)
+    todo = list(steps(settings))
     settings.data.mkdir(parents=True, exist_ok=True)
     journal = Journal(settings.data / "quickstart.json", settings)
-    todo = list(steps(settings))
     for number, step in enumerate(todo, start=1):
         heading = f"{number}/{len(todo)} {step.title}"
         if step.title in journal.seconds and (step.makes is None or step.makes.exists()):
@@ -79,7 +84,7 @@ def main(argv: list[str]) -> None:
     else:
         talk(settings, console)
     if journal.was_refused:
-        console.print(f"The model does not meet {settings.gate}; `--minutes` gives it longer.")
+        console.print(f"The model does not meet {settings.gate}; `--minutes` gives it longer.", markup=False)
         sys.exit(REFUSED_EXIT)
 
 
@@ -126,6 +131,7 @@ class Journal:
     def __init__(self, path: Path, settings: Settings) -> None:
         """Raises UserError where the folder is that of a quickstart with other settings."""
         self._path = path
+        self._gate = str(settings.gate or "")
         self.seconds: dict[str, float] = {}
         self.was_refused = False
         if not path.exists():
@@ -135,6 +141,10 @@ class Journal:
         settings.check_same(kept["settings"], where=path)
         self.seconds, self.was_refused = kept["seconds"], kept["was_refused"]
         self._settings = kept["settings"]
+        if kept.get("gate", self._gate) != self._gate:
+            # Another gate judges anew, by the results that are there.
+            self.seconds.pop(JUDGEMENT, None)
+            self.was_refused = False
 
     def add(self, title: str, seconds: float) -> None:
         self.seconds[title] = round(seconds, 1)
@@ -145,7 +155,12 @@ class Journal:
 
     def _write(self, settings: Mapping[str, object]) -> None:
         self._settings = settings
-        kept = {"settings": settings, "seconds": self.seconds, "was_refused": self.was_refused}
+        kept = {
+            "settings": settings,
+            "gate": self._gate,
+            "seconds": self.seconds,
+            "was_refused": self.was_refused,
+        }
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(kept, indent=1))
         os.replace(temporary, self._path)
@@ -186,7 +201,9 @@ def talk(settings: Settings, console: Console) -> None:
                 session.ask(question, PlainAnswer(answer, "dim"))
                 console.print(f"> {question}", style="bold", markup=False)
                 console.print(answer.getvalue().rstrip(), markup=False)
-    console.print(f"\n`samosa chat {last}` goes on talking, `samosa serve {last}` in a browser.")
+    console.print(
+        f"\n`samosa chat {last}` goes on talking, `samosa serve {last}` in a browser.", markup=False
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from samosa_jax.evals.results import read_results
 from samosa_jax.quickstart_steps import SKILLS, STEPS, Settings
@@ -17,7 +18,7 @@ PRACTISED = "starter_letters"  # of what GRPO asks for, what the overview shows
 
 def overview(settings: Settings, seconds: Mapping[str, float]) -> Table:
     """Of every stage its time and what its model can do, in per cent of questions that no training had."""
-    table = Table(title=f"{settings.name}: what each stage has changed", title_justify="left")
+    table = Table(title=Text(f"{settings.name}: what each stage has changed"), title_justify="left")
     table.add_column()
     for stage in STEPS:
         table.add_column(stage, justify="right")

@@ -1,5 +1,6 @@
 """The steps of the quickstart: which command runs when, with which flags, for the minutes that there are."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manne
 QUESTIONS = 40  # of every skill after a stage; the last model is asked more
 LAST_QUESTIONS = 120
 STORIES = "embedded/stories"
+JUDGEMENT = "evaluate grpo"  # the step that holds the last model against the gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +62,12 @@ class Settings:
     exports: bool
 
     def __post_init__(self) -> None:
-        if self.minutes < MIN_MINUTES:
+        if not MIN_MINUTES <= self.minutes < math.inf:
             raise UserError(f"--minutes is {self.minutes:g}; expected at least {MIN_MINUTES:g}")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}; it must be at least 0")
+        if not self.name or "/" in self.name:
+            raise UserError(f"--name is {self.name!r}; it is a part of names of folders, without a slash")
         for path in (self.config, self.gate, Path(self.persona) if self.persona else None):
             if path is not None and not path.is_file():
                 raise UserError(f"{path}: no such file; name one that there is")

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from samosa_jax.command_line import parse_dataclass, run
@@ -123,16 +122,11 @@ def serve(flags: ServeFlags, listener: "socket.socket") -> None:
     from samosa_jax.server.running import Running
     from samosa_jax.server.service import Service
     from samosa_jax.toolbox import open_tools
-    from samosa_jax.trained import make_engines, open_trained
+    from samosa_jax.trained import make_engines, open_named
 
     use_compilation_cache()
     registry = open_tools(flags.tools, search_in=flags.search_in)
-    trained = open_trained(
-        Path(flags.run) if flags.run else None,
-        runs=Path(flags.runs),
-        step=flags.step,
-        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
-    )
+    trained = open_named(flags)
     replicas = flags.replicas or max(1, len(trained.devices) // max(1, flags.tensor))
     settings = _settings(flags, trained, replicas=replicas)
     engines = make_engines(

@@ -70,11 +70,6 @@ def flops_per_token(model: ModelConfig) -> int:
     return 6 * (scaling_parameters(model) + _gates(model)) + 12 * model.num_heads * model.head_dim * keys
 
 
-def kv_bytes_per_token(model: ModelConfig, *, bytes_per_value: int) -> int:
-    """Bytes the key/value cache holds per token over all layers."""
-    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * bytes_per_value
-
-
 def state_bytes(counts: ParameterCounts, optimizer: OptimizerConfig) -> int:
     """Bytes of float32 parameters with their moments, one for Muon and two for AdamW; without gradients."""
     moments = {"muon": 1, "adamw": 2}

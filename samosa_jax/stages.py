@@ -1,7 +1,8 @@
 """What a run of each stage is made of, each part built from its configuration.
 
-Stages differ in their data (text, conversations, preference pairs), in the loss and in what is evaluated; in
-what is trained (all parameters, or adapters) and what it begins with. The loop knows none of this.
+Stages differ in their data (text, conversations, preference pairs, prompts), in the loss and in what is
+evaluated; in what is trained (all parameters, or adapters) and in what it begins with. The loop knows none of
+this.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 from samosa_kernels import Device
 
-from samosa_jax.config import Config, to_dict
+from samosa_jax.config import Config, require, to_dict, with_steps
 from samosa_jax.data.chat.epoch_pipeline import open_items
 from samosa_jax.data.chat.opening import open_epoch_pipeline
 from samosa_jax.data.chat.pipeline import ChatBatch, ChatPipeline
@@ -42,7 +43,7 @@ from samosa_jax.trained import tokenizer_of
 from samosa_jax.training.background_push import BackgroundPush
 from samosa_jax.training.chat_loss import make_chat_loss
 from samosa_jax.training.display import Display
-from samosa_jax.training.environment import check_matmul_dtype, peak_flops
+from samosa_jax.training.environment import check_matmul_dtype, peak_half_flops
 from samosa_jax.training.losses import LossFn, make_pretrain_loss
 from samosa_jax.training.metrics import JsonLines, TensorBoardWriter, WandbWriter, Writer
 from samosa_jax.training.optim import make_optimizer
@@ -122,12 +123,10 @@ def build(config: Config, *, devices: Sequence[Any] | None = None) -> Machinery:
     """
     mesh = make_mesh(config.mesh, devices=devices)
     check_mesh(config, mesh.size)
-    dtype = config.train.compute_dtype
-    if dtype == "auto":
-        dtype = "float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16"
+    device = mesh.devices.flat[0]
+    dtype = config.train.dtype_on(device.platform)
     network = Network.build(config.model, compute_dtype=dtype)
     matmul_dtype = config.train.matmul_dtype
-    device = mesh.devices.flat[0]
     check_matmul_dtype(matmul_dtype, Device(platform=device.platform, kind=device.device_kind))
     # The loss alone: evaluations, samples and whoever reads the checkpoint compute in the compute dtype.
     loss_fn = make_loss(config, dataclasses.replace(network, matmul_dtype=matmul_dtype))
@@ -256,18 +255,30 @@ def open_pipeline(config: Config, *, state: Mapping[str, Any] | None) -> Pipelin
 
 
 def resolve_epochs(config: Config) -> Config:
-    """With train.horizon=epochs: the configuration with the steps that so many epochs of its data take."""
-    if config.train.horizon != "epochs":
+    """With train.horizon=epochs: the configuration with the steps that so many epochs of its data take.
+
+    Raises:
+        ConfigError: train.num_steps is given and says otherwise, or what depends on it does not fit.
+        UserError: data.sources names no data, or none that can be read.
+    """
+    train = config.train
+    if train.horizon != "epochs":
         return config
+    if not config.data.sources:
+        raise UserError("train.horizon is epochs, which the data measures; name it, as in --data=data/chat")
     pipeline = open_pipeline(config, state=None)
     assert not isinstance(pipeline, TrainPipeline)  # Config has checked it
-    num_steps = pipeline.steps_in(config.train.horizon_value)
+    num_steps = pipeline.steps_in(train.horizon_value)
+    require(
+        train.num_steps in (0, num_steps),
+        f"train.num_steps is {train.num_steps}, but {train.horizon_value:g} epochs of the data "
+        f"(train.horizon=epochs) are {num_steps}; drop train.num_steps, or set train.horizon=steps",
+    )
     try:
-        return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=num_steps))
+        return with_steps(config, num_steps)
     except ConfigError as error:
         raise ConfigError(
-            f"{config.train.horizon_value:g} epochs are {num_steps} steps of {config.train.batch_tokens} "
-            f"tokens: {error}"
+            f"{train.horizon_value:g} epochs are {num_steps} steps of {train.batch_tokens} tokens: {error}"
         ) from error
 
 
@@ -357,8 +368,9 @@ def make_push(
 
 
 def make_speed(config: Config, mesh: jax.sharding.Mesh) -> Speed:
+    """What the pace of the run is measured by: its tokens and FLOPs, and the peak of its devices."""
     device = mesh.devices.flat[0]
-    peak = peak_flops(device.device_kind, platform_name=device.platform)
+    peak = peak_half_flops(Device(platform=device.platform, kind=device.device_kind))
     return Speed(
         tokens_per_step=config.train.batch_tokens,
         flops_per_token=flops_per_token(config.model),

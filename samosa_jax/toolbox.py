@@ -36,7 +36,7 @@ def _open(name: str, *, search_in: str, flag: str) -> Tool:
     if name == CALCULATOR:
         return CalculatorTool()
     if name == WEB_SEARCH:
-        return WebSearch(backend=_open_search(search_in))
+        return WebSearch(backend=_open_search(search_in, flag=flag))
     if name == PYTHON:
         return PythonTool()
     close = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
@@ -44,13 +44,13 @@ def _open(name: str, *, search_in: str, flag: str) -> Tool:
     raise UserError(f"{flag} has {name!r}, which is no tool; {hint}")
 
 
-def _open_search(search_in: str) -> SearchBackend:
+def _open_search(search_in: str, *, flag: str) -> SearchBackend:
     if search_in:
         return LocalIndex.open(Path(search_in))
     key = os.environ.get(KEY_VARIABLE, "")
     if not key:
         raise UserError(
-            f"--tools has {WEB_SEARCH}, with nothing to search in; name documents with --search_in=PATH, "
+            f"{flag} has {WEB_SEARCH}, with nothing to search in; name documents with --search_in=PATH, "
             f"or set {KEY_VARIABLE} to the key of the search service"
         )
     return TavilyBackend(api_key=key)

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 
@@ -136,6 +136,33 @@ def open_trained(
     own = network.info if trained.base is None else _adapters(trained).info
     check_params(folder, abstract_params(own, mesh=mesh))
     return trained
+
+
+class NamesModel(Protocol):
+    """Flags that say which model is meant; an empty text says nothing."""
+
+    @property
+    def run(self) -> str: ...  # a run or a checkpoint
+
+    @property
+    def runs(self) -> str: ...  # where the newest run is looked for
+
+    @property
+    def step(self) -> int | None: ...
+
+    @property
+    def tokenizer(self) -> str: ...
+
+
+def open_named(flags: NamesModel, *, devices: Sequence[Any] | None = None) -> Trained:
+    """The model that the flags of a command name, as `open_trained` opens it. Raises UserError."""
+    return open_trained(
+        Path(flags.run) if flags.run else None,
+        runs=Path(flags.runs),
+        step=flags.step,
+        tokenizer=Path(flags.tokenizer) if flags.tokenizer else None,
+        devices=devices,
+    )
 
 
 def tokenizer_of(folder: Path, *, named: Path | None) -> Tokenizer:

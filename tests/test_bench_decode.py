@@ -39,6 +39,13 @@ def test_the_shape_is_that_of_the_peers():
         (["--batches=1,x"], "--batches is '1,x'; expected numbers from 1 on with commas"),
         (["--batches=0"], "--batches is '0'"),
         (["--prompt_tokens=3000", "--run=nowhere"], "nowhere"),
+        (["--rounds=0"], "--rounds is 0; it must be at least 1"),
+        (["--prompt_tokens=0"], "--prompt_tokens is 0"),
+        (["--new_tokens=4", "--block_tokens=4"], "--new_tokens is 4; what follows the first block of 4"),
+        (["--temperature=-1"], "--temperature is -1.0; it must be at least 0"),
+        (["--json=/"], "--json is /, a folder"),
+        (["--batches=1", "--peer=no-such-program {batch}"], "--peer: 'no-such-program 1' cannot be run"),
+        (["--batches=1", "--peer=echo {size}"], "braces are for batch, prompt_tokens, new_tokens"),
         (["--batches=1", "--peer=python -c 'print(7)'"], "said '7'; expected a line tokens_per_sec N"),
     ],
 )

@@ -1,5 +1,6 @@
 """`samosa chat` as people use it: on a terminal, in a pipe, for one answer, with a model that was trained."""
 
+import contextlib
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from terminal import Terminal
 
 from samosa_jax import chat
 from samosa_jax.chat_commands import Commands
+from samosa_jax.chat_input import LineReader
 from samosa_jax.chat_screen import PlainAnswer, Screen
 from samosa_jax.chat_session import Session
 from samosa_jax.data.chat.reading import read_conversations
@@ -351,6 +353,8 @@ def test_wrong_files_change_nothing(session, tmp_path):
         "/load a b c",
         "/load 'a",
         f"/load {tmp_path / 'nowhere.jsonl'}",
+        f"/load {'n' * 300}",
+        "/load ~nobody-of-that-name/a.jsonl",
     ):
         with pytest.raises(UserError):
             run.run(line)
@@ -358,12 +362,23 @@ def test_wrong_files_change_nothing(session, tmp_path):
         "/save text.txt",
         f"/save {tmp_path / 'other.jsonl'}",
         f"/save {tmp_path / 'no' / 'such.jsonl'}",
+        f"/save {'n' * 300}",
+        "/save ~nobody-of-that-name/a.jsonl",
+        "/save ''",
+        "/save .",
     ):
         with pytest.raises(UserError):
             run.run(line)
     assert session.conversation == before
     assert (tmp_path / "other.jsonl").read_text() == files["other.jsonl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+
+
+def test_a_history_that_cannot_be_read_is_no_loss(tmp_path, monkeypatch):
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    with contextlib.closing(LineReader(history=tmp_path)):  # a folder
+        pass
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Stages after pretraining, as users start them: from a base model, on conversations and preference pairs."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,8 +16,12 @@ import training_runs
 from test_kill_resume import steps_written, wait_for_step
 
 from samosa_jax import train
+from samosa_jax.command_line import parse_config
+from samosa_jax.config import DataConfig
 from samosa_jax.errors import ConfigError, UserError
+from samosa_jax.stages import resolve_epochs
 from samosa_jax.training.checkpoint import SEAL
+from samosa_jax.training.resume import inherited_values
 
 # Rows for eight devices too, as the process of the tests has them.
 # HiRoPE, to which turns matter.
@@ -193,6 +198,33 @@ def test_what_cannot_begin_says_why(folders, base: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"model.vocab_size is 512, but tokenizer .* has 600 tokens"):
         train.main(flags(foreign, tmp_path, base, SFT))
     assert not (tmp_path / "chat").exists()
+
+
+def test_epochs_are_counted_by_the_data_and_contradict_no_other_number(
+    folders, base: Path, tmp_path: Path, capsys
+):
+    epochs = {**SFT, "train.horizon": "epochs", "train.horizon_value": 2}
+    del epochs["train.num_steps"]
+    line = flags(folders[1], tmp_path, base, epochs)
+    parsed = parse_config(line, inherit=inherited_values).config
+    assert parsed.train.num_steps == 0
+    counted = resolve_epochs(parsed).train.num_steps
+    assert counted > 0
+    same = parse_config([*line, f"--train.num_steps={counted}"], inherit=inherited_values).config
+    assert resolve_epochs(same).train.num_steps == counted
+    with pytest.raises(
+        ConfigError, match=rf"num_steps is 30, but 2 epochs of the data .* are {counted}; drop"
+    ):
+        train.main([*line, "--train.num_steps=30"])
+    with pytest.raises(ConfigError, match=rf"2 epochs are {counted} steps of .* warm up for fewer"):
+        train.main([*line, "--schedule.warmup_steps=99999"])
+    with pytest.raises(UserError, match="which the data measures; name it"):
+        resolve_epochs(dataclasses.replace(parsed, data=DataConfig()))
+    assert not (tmp_path / "chat").exists()
+    train.main([*line, "--explain"])
+    assert "as many as 2 epochs of the data have" in capsys.readouterr().out
+    train.main([*line, "--dry-run"])
+    assert "its data say how long the run is; nothing was written" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_every_stage(folders, base: Path, capsys):

@@ -14,7 +14,6 @@ from samosa_jax.errors import ConfigError
 from samosa_jax.explain import explain, explanation
 from samosa_jax.sizes import (
     flops_per_token,
-    kv_bytes_per_token,
     parameter_counts,
     scaling_parameters,
     state_bytes,
@@ -244,9 +243,8 @@ def test_flops_count_windows_gates_and_the_tied_head() -> None:
     assert flops_per_token(gated) - flops_per_token(full) == 6 * (2 * 12 * 2 + 24)
 
 
-def test_bytes_of_cache_and_state() -> None:
+def test_bytes_of_the_state() -> None:
     model = ModelConfig(**SMALL)
-    assert kv_bytes_per_token(model, bytes_per_value=2) == 2 * 3 * 2 * 12 * 2
     counts = parameter_counts(model)
     tables = counts.embedding + counts.head
     assert state_bytes(counts, Config().optimizer) == 8 * counts.matrix + 12 * tables

@@ -72,6 +72,22 @@ def test_a_broken_jax_is_named_without_importing_it(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
+def test_without_any_device_the_rest_is_still_looked_at():
+    """As where JAX_PLATFORMS asks for GPUs that are not there: JAX fails at the first question."""
+    done = subprocess.run(
+        [sys.executable, "-m", "samosa_jax.doctor"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cuda"},
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "JAX finds none" in done.stdout
+    assert "unset JAX_PLATFORMS, which is cuda" in done.stdout
+    assert "are wrong: devices" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changed", "subject", "mend"),
     [

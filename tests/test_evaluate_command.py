@@ -1,5 +1,6 @@
 """`samosa evaluate`: results on disk at once, nothing done twice, what is missing named, gates that stop."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import pytest
 import training_runs
+from rich.console import Console
 
 from samosa_jax import evaluate
 from samosa_jax.command_line import parse_config
@@ -231,6 +233,13 @@ def test_chatcore_takes_what_was_answered_in_words(trained: Path, run: Path, tes
     assert combined.value == pytest.approx(sum(centred) / 4)
 
 
+def test_reasons_are_shown_with_their_brackets() -> None:
+    out = io.StringIO()
+    reason = "pip install 'samosa-jax[torch]'; data/[/b] is no file"
+    evaluate.say_what_is_missing([], {"mmlu": reason}, Console(file=out, width=200))
+    assert out.getvalue() == f"left out mmlu: {reason}\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -239,6 +248,8 @@ def test_chatcore_takes_what_was_answered_in_words(trained: Path, run: Path, tes
         (["--tasks=zzz"], "'zzz' is no task; there are"),
         (["--limit=0"], "--limit=0; expected 1 or more"),
         (["--samples=0"], "must be at least 1"),
+        (["--temperature=-1"], "--temperature=-1.0 --max_tokens=0; expected a temperature from 0 to 100"),
+        (["--max_tokens=-1"], "--max_tokens=-1; expected"),
         (["--gate=gone.yaml"], "gone.yaml"),
         (["--step=77"], "no finished checkpoint of step 77"),
     ],

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import image
+from samosa_kernels import Device
 
 from samosa_jax.errors import UserError
 from samosa_jax.evals.plot import plot_loss, smooth
@@ -24,7 +25,7 @@ from samosa_jax.training.display import (
     make_display,
     sparkline,
 )
-from samosa_jax.training.environment import peak_flops
+from samosa_jax.training.environment import peak_half_flops
 from samosa_jax.training.metrics import (
     METRICS,
     JsonLines,
@@ -202,14 +203,32 @@ def test_figures_are_formatted_for_people():
     assert len(sparkline(list(range(100)), width=10)) == 10
 
 
-def test_peak_flops_of_known_and_unknown_devices():
-    assert peak_flops("NVIDIA H100 80GB HBM3", platform_name="gpu") == 989.4e12
-    assert peak_flops("NVIDIA H100 PCIe", platform_name="gpu") == 756e12
-    assert peak_flops("NVIDIA GB200", platform_name="gpu") == 2.5e15
-    assert peak_flops("NVIDIA A10G", platform_name="gpu") == 70e12
-    assert peak_flops("TPU v5 lite", platform_name="tpu") == 197e12
-    assert peak_flops("Some new chip", platform_name="gpu") is None
-    assert peak_flops("cpu", platform_name="cpu") is None
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H800", 989e12),
+        ("NVIDIA GB200", 2500e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 5090", 209.5e12),
+        ("Tesla V100-SXM2-16GB", 125e12),  # in float16, as it has no bfloat16
+        ("Tesla T4", 65e12),
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("Some new chip", None),
+        ("cpu", None),
+    ],
+)
+def test_peak_flops_of_known_and_unknown_devices(kind: str, flops: float | None):
+    assert peak_half_flops(Device(platform="gpu", kind=kind)) == flops
 
 
 def test_summary_reads_the_whole_run(tmp_path: Path):

@@ -11,6 +11,8 @@ from samosa_kernels import aot
 from samosa_jax import plan as command
 from samosa_jax.command_line import parse_config, split_options
 from samosa_jax.config import CheckpointConfig, Config, SourceConfig
+from samosa_jax.data.shards import ShardSet
+from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.mesh_sizes import dividing_rows
 from samosa_jax.plan import PlanFlags
@@ -258,15 +260,47 @@ def test_checkpoints_are_counted_as_training_keeps_them():
 
 def test_epochs_of_the_sources_are_counted(tmp_path: Path):
     folder = training_runs.write_dataset(tmp_path)
+    available = ShardSet.open(folder, split="train").num_tokens
     sources = (SourceConfig(path=str(folder)),)
-    data = plan_data(sources, tokens=100_000, vocab_size=512)
+    data = plan_data(sources, tokens=100_000, vocab_size=512, by_epoch=False)
     assert data.shard_bytes == 200_000
     (need,) = data.sources
-    tokens = sum(len(part) for part in (need.path,)) and need.tokens
-    assert need.epochs == pytest.approx(100_000 / tokens)
-    assert plan_data((), tokens=10, vocab_size=70_000).shard_bytes == 40
+    assert need.tokens == available
+    assert need.epochs == pytest.approx(100_000 / available)
+    assert plan_data((), tokens=10, vocab_size=70_000, by_epoch=False).shard_bytes == 40
+    missing = (SourceConfig(path=str(tmp_path / "none")),)
     with pytest.raises(UserError):
-        plan_data((SourceConfig(path=str(tmp_path / "none")),), tokens=10, vocab_size=512)
+        plan_data(missing, tokens=10, vocab_size=512, by_epoch=False)
+
+
+def test_weights_are_shares_of_text_and_repetitions_of_conversations(tmp_path: Path):
+    large, small, tokenizer = (
+        training_runs.write_dataset(tmp_path),
+        tmp_path / "small",
+        tmp_path / "tokenizer",
+    )
+    training_runs.write_shards(
+        small,
+        Tokenizer.load(tokenizer),
+        tokenizer_folder=tokenizer,
+        texts=[training_runs.make_text(seed) for seed in range(100)],
+    )
+    sources = (SourceConfig(path=str(large)), SourceConfig(path=str(small), weight=3.0))
+    counts = [ShardSet.open(folder, split="train").num_tokens for folder in (large, small)]
+    assert counts[0] > 2 * counts[1]
+    text = plan_data(sources, tokens=10_000, vocab_size=512, by_epoch=False).sources
+    assert [need.epochs * need.tokens for need in text] == pytest.approx([2_500, 7_500])
+    chat = plan_data(sources, tokens=10_000, vocab_size=512, by_epoch=True).sources
+    assert chat[1].epochs == pytest.approx(3 * chat[0].epochs)
+    assert sum(need.epochs * need.tokens for need in chat) == pytest.approx(10_000)
+
+
+def test_the_cache_of_a_layer_with_a_window_is_a_ring():
+    extended = preset("samosa_d24", f"--config={ROOT / 'configs/stages/extend_16k.yaml'}")
+    plan = make_plan(extended, device=find_device("h100"), num_devices=8)
+    # 6 layers keep 16 384 tokens, 18 keep 1 024; keys and values of 12 heads of 128, in two bytes each.
+    kept = (6 * 16_384 + 18 * 1_024) * 2 * 12 * 128 * 2
+    assert plan.cache_bytes == pytest.approx(kept, rel=1e-4)
 
 
 def test_own_flags_are_told_from_those_of_the_configuration():
@@ -287,6 +321,8 @@ def test_own_flags_are_told_from_those_of_the_configuration():
         (["--devise=h100"], "--devise is no flag"),
         (["--device=cpu", "--count=1", "--memory=compiler"], "--memory is compiler, but no program"),
         (["--train.device_batch_size=5"], "not a multiple of train.device_batch_size"),
+        (["--json=/"], "--json is /, a folder"),
+        (["--memory=model", "--json=/dev/null/x.json"], "--json: /dev/null/x.json cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], complaint: str):

@@ -96,6 +96,22 @@ def test_a_stopped_quickstart_goes_on_with_the_same_settings_alone(tmp_path: Pat
         quickstart.Journal(path, dataclasses.replace(TEN, minutes=3))
 
 
+def test_another_gate_judges_anew(tmp_path: Path):
+    path = tmp_path / "quickstart.json"
+    first = quickstart.Journal(path, TEN)
+    first.refuse()
+    for title in ("evaluate dpo", quickstart_steps.JUDGEMENT):
+        first.add(title, 1.0)
+    same = quickstart.Journal(path, TEN)
+    assert same.was_refused
+    assert quickstart_steps.JUDGEMENT in same.seconds
+    other = quickstart.Journal(path, dataclasses.replace(TEN, gate=quickstart.GATES[1][1]))
+    assert not other.was_refused
+    assert list(other.seconds) == ["evaluate dpo"]
+    (judging,) = [step for step in steps(TEN) if step.title == quickstart_steps.JUDGEMENT]
+    assert any(flag.startswith("--gate=") for flag in judging.argv)
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(UserError, match="--minutes is 0; expected at least 1"):
         dataclasses.replace(TEN, minutes=0)
@@ -122,12 +138,26 @@ def test_the_overview_reads_what_runs_have_left(tmp_path: Path, monkeypatch: pyt
     assert table.caption == "1m06s in all"
 
 
+def test_what_installs_pytorch_is_said_whole(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quickstart, "EXPORTS_WITH", ("no_such_package",))
+    with pytest.raises(UserError):
+        quickstart.main(["--text", "nowhere.txt"])
+    assert "pip install 'samosa-jax[torch]'" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
         (["--minuts", "3"], "unrecognized arguments: --minuts 3; `samosa quickstart --help`"),
         (["--minutes", "soon"], "argument --minutes: invalid float value: 'soon'"),
         (["--text", "nowhere.txt"], r"nowhere\.txt: no such file"),
+        (["--minutes", "nan"], "--minutes is nan; expected at least 1"),
+        (["--minutes", "inf"], "--minutes is inf; expected at least 1"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--name", "a/b"], "--name is 'a/b'; it is a part of names"),
+        (["--config", __file__], r"test_quickstart\.py.*(not valid YAML|the file is)"),
+        (["--gate", __file__], r"test_quickstart\.py: no gate can be read from it|expected a list"),
     ],
 )
 def test_wrong_flags_are_one_line_and_leave_nothing(

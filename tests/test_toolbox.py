@@ -30,6 +30,8 @@ def test_the_search_service_needs_a_key(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(UserError, match=f"--search_in=PATH, or set {KEY_VARIABLE}"):
         open_tools(["web_search"])
+    with pytest.raises(UserError, match=r"^rl\.tools has web_search"):
+        open_tools(["web_search"], flag="rl.tools")
     monkeypatch.setenv(KEY_VARIABLE, "tvly-something")
     assert open_tools(["web_search"]).names == ("web_search",)
 

@@ -43,6 +43,8 @@ def _tensor_cores(half: float, tf32: float, *, float8: float | None = None) -> d
 # The first pattern that matches words of the device kind counts, so special ones come before general ones.
 # NVIDIA's data sheets give most rates with structured sparsity; the dense ones here are half of that.
 PEAKS: tuple[tuple[str, Peaks], ...] = (
+    # https://www.nvidia.com/en-us/data-center/gb200-nvl72, one of its 72 GPUs
+    ("GB200", Peaks(_tensor_cores(2500e12, 1250e12, float8=5000e12), 8.0e12)),
     # https://www.nvidia.com/en-us/data-center/grace-hopper-superchip: 96 GB HBM3, 144 GB HBM3e
     ("GH200 144G", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 4.9e12)),
     ("GH200", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 4.0e12)),
@@ -52,23 +54,34 @@ PEAKS: tuple[tuple[str, Peaks], ...] = (
     # https://www.nvidia.com/en-us/data-center/h100, and the data sheet of the PCIe card: SXM, NVL, PCIe
     ("H100 NVL", Peaks(_tensor_cores(835e12, 417e12, float8=1671e12), 3.9e12)),
     ("H100 PCIe", Peaks(_tensor_cores(756e12, 378e12, float8=1513e12), 2.0e12)),
-    ("H100", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 3.35e12)),
+    ("H100|H800", Peaks(_tensor_cores(989e12, 494e12, float8=1979e12), 3.35e12)),  # H800: with slower links
     # https://www.nvidia.com/en-us/data-center/dgx-b200, a system of eight
     ("B200", Peaks(_tensor_cores(2250e12, 1125e12, float8=4500e12), 8.0e12)),
     # https://www.nvidia.com/en-us/data-center/a100
     ("A100-SXM4-80GB", Peaks(_tensor_cores(312e12, 156e12), 2.039e12)),
     ("A100 80GB PCIe", Peaks(_tensor_cores(312e12, 156e12), 1.935e12)),
     ("A100", Peaks(_tensor_cores(312e12, 156e12), 1.555e12)),
-    # https://www.nvidia.com/en-us/data-center/l40s and /l4
+    ("A800", Peaks(_tensor_cores(312e12, 156e12), 2.039e12)),  # as an A100 of 80 GB, with slower links
+    # https://www.nvidia.com/en-us/data-center/products/a10-gpu; the A10G of AWS, with fewer tensor cores
+    ("A10", Peaks(_tensor_cores(125e12, 62.5e12), 600e9)),
+    ("A10G", Peaks(_tensor_cores(70e12, 35e12), 600e9)),
+    # https://www.nvidia.com/en-us/data-center/l40s, /l40 and /l4
     ("L40S", Peaks(_tensor_cores(362e12, 183e12, float8=733e12), 864e9)),
+    ("L40", Peaks(_tensor_cores(181e12, 90.5e12, float8=362e12), 864e9)),
     ("L4", Peaks(_tensor_cores(121e12, 60e12, float8=242e12), 300e9)),
-    # The appendices of NVIDIA's Ada (2.01) and GA102 (2.1) architecture white papers, float32 accumulation.
+    # Tensor cores of float16 alone: https://www.nvidia.com/en-us/data-center/v100 (SXM) and /tesla-t4
+    ("V100", Peaks({"float16": 125e12}, 900e9)),
+    ("T4", Peaks({"float16": 65e12}, 320e9)),
+    # The appendices of NVIDIA's Blackwell, Ada (2.01) and GA102 (2.1) architecture white papers, float32
+    # accumulation.
+    ("RTX 5090", Peaks(_tensor_cores(209.5e12, 104.8e12, float8=419e12), 1.792e12)),
     ("RTX 4090", Peaks(_tensor_cores(165.2e12, 82.6e12, float8=330.3e12), 1.008e12)),
     ("RTX 3090", Peaks(_tensor_cores(71e12, 35.6e12), 936e9)),
     # https://cloud.google.com/tpu/docs, system architecture, one chip
-    ("TPU v6 lite", Peaks({"bfloat16": 918e12}, 1.638e12)),
+    ("TPU v6( lite|e)?", Peaks({"bfloat16": 918e12}, 1.638e12)),
     ("TPU v5 lite", Peaks({"bfloat16": 197e12}, 819e9)),
     ("TPU v5p?", Peaks({"bfloat16": 459e12}, 2.765e12)),
+    ("TPU v4", Peaks({"bfloat16": 275e12}, 1.228e12)),
 )
 
 # Bytes a second that one device sends to others of its host, and receives at the same time: half of what the
@@ -124,4 +137,4 @@ def link_bandwidth(device: Device) -> float | None:
 
 
 def _peaks(device: Device) -> Peaks | None:
-    return next((peaks for words, peaks in PEAKS if re.search(rf"\b{words}\b", device.kind)), None)
+    return next((peaks for words, peaks in PEAKS if re.search(rf"\b({words})\b", device.kind)), None)

@@ -29,6 +29,21 @@ def driver_version(file: Path = DRIVER_FILE) -> str | None:
     return found[1] if found else "unknown"
 
 
+def check_backend() -> Iterator[Finding]:
+    """Nothing where JAX finds devices; without any, what is wrong. Nothing else can be asked of it then."""
+    try:
+        jax.devices()
+    except Exception as error:  # JAX and its plugins raise whatever they stumble over
+        wish = os.environ.get("JAX_PLATFORMS", "")
+        yield wrong(
+            "devices",
+            f"JAX finds none: {' '.join(str(error).split()) or type(error).__name__}",
+            f"unset JAX_PLATFORMS, which is {wish}"
+            if wish
+            else "run `nvidia-smi`: driver and GPUs must be visible",
+        )
+
+
 def check_devices(driver: str | None, plugins: Mapping[str, str]) -> Iterator[Finding]:
     """What JAX computes on, and whether that is all the machine has. `plugins` are versions by package."""
     devices = jax.devices()

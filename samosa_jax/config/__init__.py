@@ -56,6 +56,7 @@ __all__ = [
     "require_at_least",
     "to_dict",
     "with_rows",
+    "with_steps",
 ]
 
 FLOAT8_MULTIPLE = 16  # what cuBLAS demands of every dimension of a float8 product
@@ -129,6 +130,11 @@ class Config:
             f"init_optimizer is kept, but lora.rank is {self.lora.rank}: adapters are new and have no "
             "moments; set init_optimizer=fresh",
         )
+        if self.train.num_steps:
+            self._check_length()
+
+    def _check_length(self) -> None:
+        """What must fit into the steps of the run, once they are known."""
         require(
             self.schedule.warmup_steps < self.train.num_steps,
             f"schedule.warmup_steps is {self.schedule.warmup_steps}, but the run has "
@@ -211,6 +217,11 @@ class Config:
 def with_rows(config: Config, device_rows: int) -> Config:
     """The configuration with that number as train.device_batch_size."""
     return dataclasses.replace(config, train=dataclasses.replace(config.train, device_batch_size=device_rows))
+
+
+def with_steps(config: Config, num_steps: int) -> Config:
+    """The configuration with that number as train.num_steps. Raises ConfigError where it does not fit."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, num_steps=num_steps))
 
 
 def to_dict(config: object) -> dict[str, object]:

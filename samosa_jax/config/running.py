@@ -47,12 +47,12 @@ class DistributedConfig:
 class TrainConfig:
     """How long, in which batches, in which precision."""
 
-    num_steps: int = 1_000  # set by the dial unless horizon is "steps"
+    num_steps: int = 1_000  # follows from horizon unless that is steps; 0: epochs that are not counted yet
     horizon: Literal["steps", "tokens", "ratio", "chinchilla", "flops", "epochs"] = "steps"
     horizon_value: float = 0.0  # tokens, tokens per scaling parameter, FLOPs, epochs; unused by the others
     batch_tokens: int = 16_384  # tokens per optimizer step over all devices
     device_batch_size: int | Literal["auto"] = 16  # rows at once on a device; auto: all that fit
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on accelerators
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16, float32 on a CPU
     matmul_dtype: Literal["compute", "float8"] = (
         "compute"  # of the layers' products in training; docs/planning.md
     )
@@ -61,7 +61,8 @@ class TrainConfig:
     push_every: int = 1_000  # at least so many steps between checkpoints that are pushed while training
 
     def __post_init__(self) -> None:
-        require_at_least(1, self, "train", "num_steps batch_tokens max_bad_steps push_every")
+        require_at_least(0 if self.horizon == "epochs" else 1, self, "train", "num_steps")
+        require_at_least(1, self, "train", "batch_tokens max_bad_steps push_every")
         if self.device_batch_size != "auto":
             require_at_least(1, self, "train", "device_batch_size")
         require(
@@ -72,6 +73,12 @@ class TrainConfig:
             0 < self.horizon_value < math.inf or self.horizon in ("steps", "chinchilla"),
             f"train.horizon is {self.horizon} and needs train.horizon_value above 0",
         )
+
+    def dtype_on(self, platform: str) -> str:
+        """What is computed in on a platform, as JAX names it: cpu, gpu or tpu."""
+        if self.compute_dtype != "auto":
+            return self.compute_dtype
+        return "float32" if platform == "cpu" else "bfloat16"
 
     @property
     def device_rows(self) -> int:

@@ -50,11 +50,6 @@ class PlannedDevice:
         """Bytes a second that it sends to the others of its host, on paper; None for a CPU."""
         return link_bandwidth(Device(platform=self.platform, kind=self.kind))
 
-    @property
-    def compute_dtype(self) -> str:
-        """What `train.compute_dtype: auto` means on it."""
-        return "float32" if self.platform == "cpu" else "bfloat16"
-
 
 _DEVICES: tuple[PlannedDevice, ...] = (
     PlannedDevice(  # https://www.nvidia.com/en-us/data-center/h100

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from samosa_kernels import Device
 
 from samosa_jax.config import Config
 from samosa_jax.mesh_sizes import check_mesh, dividing_rows, resolve_mesh
+from samosa_jax.model.cache import cache_bytes
 from samosa_jax.planning.devices import PlannedDevice
 from samosa_jax.planning.fitting import Fit, choose, fit_every_policy
 from samosa_jax.planning.memory import MemoryModel, StepMemory
@@ -17,7 +19,6 @@ from samosa_jax.planning.storage import Checkpoints, Data, plan_checkpoints, pla
 from samosa_jax.sizes import (
     ParameterCounts,
     flops_per_token,
-    kv_bytes_per_token,
     parameter_counts,
     scaling_parameters,
     state_bytes,
@@ -37,7 +38,8 @@ class RunPlan:
         memory_source: who gave its sum.
         fitted: the most rows at once under every remat policy, by the closed model.
         chosen: of these, the one to train with.
-        cache_bytes: keys and values of one dialogue of full length while text is written.
+        cache_bytes: keys and values of one dialogue of full length while text is written; a layer with a
+            window keeps no more tokens than that.
     """
 
     name: str
@@ -93,7 +95,7 @@ def make_plan(
     if train.device_batch_size != "auto":
         check_mesh(config, num_devices)
     check_matmul_dtype(train.matmul_dtype, Device(platform=device.platform, kind=device.kind))
-    dtype = device.compute_dtype if train.compute_dtype == "auto" else train.compute_dtype
+    dtype = train.dtype_on(device.platform)
     memory_model = MemoryModel(config, num_devices=num_devices, compute_dtype=dtype)
     fitted = fit_every_policy(memory_model, rows=rows, usable_bytes=device.usable_bytes)
     chosen = choose(fitted, context_len=model.context_len)
@@ -101,7 +103,7 @@ def make_plan(
     memory = None if device_rows is None else memory_model.at(device_rows=device_rows, remat=model.remat)
     counts = parameter_counts(model)
     mesh = resolve_mesh(config.mesh, num_devices)
-    itemsize = 4 if dtype == "float32" else 2
+    itemsize = np.dtype(dtype).itemsize
     return RunPlan(
         name=config.name,
         device=device,
@@ -120,7 +122,7 @@ def make_plan(
         memory_source="closed model",
         fitted=tuple(fitted),
         chosen=chosen,
-        cache_bytes=model.context_len * kv_bytes_per_token(model, bytes_per_value=itemsize),
+        cache_bytes=cache_bytes(model, num_rows=1, capacity=model.context_len, dtype=np.dtype(dtype)),
         pace=predict_pace(
             device=device,
             num_devices=num_devices,
@@ -142,7 +144,10 @@ def make_plan(
         data=None
         if config.content == "prompts"
         else plan_data(
-            config.data.sources, tokens=train.num_steps * train.batch_tokens, vocab_size=model.vocab_size
+            config.data.sources,
+            tokens=train.num_steps * train.batch_tokens,
+            vocab_size=model.vocab_size,
+            by_epoch=config.content != "text",
         ),
     )
 

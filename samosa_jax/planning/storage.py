@@ -6,6 +6,7 @@ from pathlib import Path
 
 from samosa_jax.config import CheckpointConfig, SourceConfig
 from samosa_jax.data.shards import ShardSet
+from samosa_jax.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +56,27 @@ def plan_checkpoints(config: CheckpointConfig, *, state_bytes: int, num_steps: i
     return Checkpoints(one_bytes=state_bytes, num_kept=len(kept))
 
 
-def plan_data(sources: Sequence[SourceConfig], *, tokens: int, vocab_size: int) -> Data:
-    """Text, conversations alike. Raises UserError where a source named is not a prepared folder."""
-    weights = sum(source.weight for source in sources)
-    needs = []
-    for source in sources:
-        available = ShardSet.open(Path(source.path), split="train").num_tokens
-        share = tokens * source.weight / weights
-        needs.append(SourceNeed(path=source.path, tokens=available, epochs=share / available))
+def plan_data(sources: Sequence[SourceConfig], *, tokens: int, vocab_size: int, by_epoch: bool) -> Data:
+    """What `tokens` tokens of these sources are, padding counted among them.
+
+    `by_epoch`: weights say how often an epoch shows each source, as those of conversations do; otherwise what
+    share of the rows it has.
+
+    Raises UserError where a source is no prepared folder, or holds nothing to train on.
+    """
+    available = [_tokens_to_train_on(source.path) for source in sources]
+    shares = [
+        source.weight * (count if by_epoch else 1) for source, count in zip(sources, available, strict=True)
+    ]
+    needs = [
+        SourceNeed(path=source.path, tokens=count, epochs=tokens * share / sum(shares) / count)
+        for source, count, share in zip(sources, available, shares, strict=True)
+    ]
     return Data(tokens=tokens, shard_bytes=tokens * (2 if vocab_size <= 1 << 16 else 4), sources=tuple(needs))
+
+
+def _tokens_to_train_on(path: str) -> int:
+    count = ShardSet.open(Path(path), split="train").num_tokens
+    if not count:
+        raise UserError(f"{path} holds no tokens to train on; prepare more text, or hold less of it out")
+    return count

@@ -19,6 +19,7 @@ class Quantity:
     from_zero: bool = False
     shared: bool = True
     may_be_log: bool = False
+    is_noisy: bool = True  # from step to step, so that a moving mean says more
     fits: Callable[[RunHistory], bool] = lambda run: True
 
 
@@ -137,6 +138,7 @@ QUANTITIES = (
         metrics=[("train/lr", "learning rate")],
         from_zero=True,
         shared=False,
+        is_noisy=False,
         absent="no learning rate was recorded",
     ),
     Quantity(

@@ -96,13 +96,13 @@ def _panel(quantity: Quantity, run: RunHistory) -> Panel | None:
         lines.append(
             Line(name=name, x=curve.steps, y=curve.values, style="points" if few else "faint", color=color)
         )
-        if not few and quantity.title != "Learning rate":
+        if not few and quantity.is_noisy:
             xs, ys = smoothed(curve.steps, curve.values)
             lines.append(Line(name=f"{name}, smoothed", x=xs, y=ys, color=color))
         elif not few:
             lines[-1] = Line(name=name, x=curve.steps, y=curve.values, color=color)
         prefix = f"{name} " if len(quantity.metrics) > 1 else ""
-        facts.append(prefix + _in_words(curve, noisy=not few and quantity.title != "Learning rate"))
+        facts.append(prefix + _in_words(curve, noisy=not few and quantity.is_noisy))
     if not lines:
         return None
     marks = [

@@ -12,46 +12,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from samosa_kernels.device import Device, computes_float8
+from samosa_kernels.device import Device, computes_float8, peak_flops
 
 from samosa_jax.errors import ConfigError
 
-# Dense matmul FLOPs per second and chip in bfloat16 (float16 for chips without it), from the makers' data
-# sheets: the first name found in the lower-cased device kind counts, so the special stand before the general.
-PEAK_BFLOAT16_FLOPS: tuple[tuple[str, float], ...] = (
-    ("gb200", 2.5e15),
-    ("b200", 2.25e15),
-    ("h200", 989.4e12),
-    ("gh200", 989.4e12),
-    ("h100 nvl", 835e12),
-    ("h100 pcie", 756e12),
-    ("h100", 989.4e12),
-    ("h800", 989.4e12),
-    ("a100", 312e12),
-    ("a800", 312e12),
-    ("a10g", 70e12),
-    ("a10", 125e12),
-    ("l40s", 362e12),
-    ("l40", 181e12),
-    ("l4", 121e12),
-    ("v100", 125e12),
-    ("t4", 65e12),
-    ("rtx 5090", 209.5e12),
-    ("rtx 4090", 165.2e12),
-    ("rtx 3090", 71e12),
-    ("tpu v6", 918e12),
-    ("tpu v5 lite", 197e12),
-    ("tpu v5", 459e12),
-    ("tpu v4", 275e12),
-)
 
+def peak_half_flops(device: Device) -> float | None:
+    """FLOPs a second of one device in bfloat16, in float16 where it has no other half precision.
 
-def peak_flops(device_kind: str, *, platform_name: str) -> float | None:
-    """FLOPs per second of one device in bfloat16; None where no table has it (a CPU, a new chip)."""
-    if platform_name == "cpu":
-        return None
-    kind = device_kind.lower()
-    return next((flops for name, flops in PEAK_BFLOAT16_FLOPS if name in kind), None)
+    None where no table has it (a CPU, a new chip).
+    """
+    return peak_flops(device, "bfloat16") or peak_flops(device, "float16")
 
 
 def check_matmul_dtype(matmul_dtype: str, device: Device) -> None:
