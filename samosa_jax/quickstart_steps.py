@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from samosa_jax.command_line import load_config
+from samosa_jax.config import Config
 from samosa_jax.errors import UserError
 from samosa_jax.tasks.preference import HABITS
 
@@ -22,6 +24,8 @@ SPOILED = 0.2  # of the conversations have a habit of scraped text, for DPO to t
 HELD_OUT = 100  # conversations and pairs kept for validation
 STEPS = {"base": 180, "mid": 720, "sft": 480, "dpo": 40, "grpo": 24}
 MIN_STEPS = {"base": 20, "mid": 4, "sft": 4, "dpo": 4, "grpo": 2}
+# Of a step of the chat stages, however long they are: conversations are short, and eight devices share them.
+ROWS, REWARDED_ROWS = 8, 40
 SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manners")
 QUESTIONS = 40  # of every skill after a stage; the last model is asked more
 LAST_QUESTIONS = 120
@@ -85,6 +89,10 @@ class Settings:
     def data(self) -> Path:
         return Path("data") / self.name
 
+    @cached_property
+    def base(self) -> Config:
+        return load_config(self.config)
+
     def run(self, stage: str) -> str:
         return f"runs/{self.name}_{stage}"
 
@@ -119,7 +127,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
     data, seed = settings.data, str(settings.seed)
     inputs = settings.text or (STORIES,)
     persona = ("--persona", settings.persona) if settings.persona else ()
-    vocab_size = load_config(settings.config).model.vocab_size
+    vocab_size = settings.base.model.vocab_size
     chat, pairs, tokenizer = data / "chat.jsonl", data / "pairs.jsonl", data / "tokenizer"
     count = max(round(CONVERSATIONS * settings.share), MIN_CONVERSATIONS)
     yield Step(
@@ -179,7 +187,9 @@ def _training_steps(settings: Settings) -> Iterator[Step]:
     def stage_of(stage: str, overlay: str, *flags: str, before: str) -> Step:
         files = (CONFIGS / "stages" / f"{overlay}.yaml", RECIPES / f"{overlay}.yaml")
         configs = [f"--config={path}" for path in files]
-        return train(stage, *configs, f"--init_from={settings.run(before)}", *flags)
+        rows = REWARDED_ROWS if stage == "grpo" else ROWS
+        batch = f"--train.batch_tokens={rows * settings.base.model.context_len}"
+        return train(stage, *configs, f"--init_from={settings.run(before)}", batch, *flags)
 
     data = settings.data
     yield train("base", f"--config={settings.config}", f"--data={data / 'text'}")
