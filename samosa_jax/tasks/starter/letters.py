@@ -10,7 +10,15 @@ from functools import cache
 from samosa_jax.data.chat.conversation import Message
 from samosa_jax.tasks.scoring import final_spelling, gives_number
 from samosa_jax.tasks.starter.words import made_up_name, spliced, story_words
-from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, answered, draw_in_split, split_of
+from samosa_jax.tasks.task import (
+    Example,
+    GeneratedTask,
+    Split,
+    Wordings,
+    answered,
+    draw_in_split,
+    split_of,
+)
 from samosa_jax.tasks.words import WORDS
 
 NO_WORD_SHARE = 0.5

@@ -56,7 +56,7 @@ class StarterStoriesTask(GeneratedTask):
 
 
 def _hero(draw: random.Random, split: Split) -> tuple[str, str]:
-    """And the pronoun. Some that are taught do not exist, so that heroes are copied and not known by heart."""
+    """And the pronoun. Some that are taught do not exist: heroes are to be copied, not known by heart."""
     if split == "train" and draw.random() < NO_HERO_SHARE:
         return spliced(draw, [hero for hero, _ in HEROES if split_of(hero) == split]), "it"
     return draw.choice(HEROES)

@@ -39,7 +39,7 @@ def made_up_name(draw: random.Random) -> str:
 
 
 def spliced(draw: random.Random, words: Sequence[str]) -> str:
-    """The beginning of one word and the end of another, as appate or leoporse: pieces, not words, are learnt."""
+    """The beginning of one word and the end of another, as in appate: pieces are learnt, not words."""
     one, other = draw.choice(words), draw.choice(words)
     return one[: draw.randint(1, len(one) - 1)] + other[draw.randint(1, len(other) - 1) :]
 
