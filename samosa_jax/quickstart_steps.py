@@ -49,6 +49,7 @@ class Settings:
         text: files and folders to pretrain on; empty: the embedded stories.
         minutes: that all of it may take, about, on two CPU cores.
         config: of the base model.
+        vocab_size: of it and its tokenizer; 0: as in config.
         persona: YAML file of who the assistant is; empty: samosaChaat.
         gate: YAML file of what the last model must show; None: nothing.
         exports: whether PyTorch is there, by which an export is verified.
@@ -58,6 +59,7 @@ class Settings:
     text: tuple[str, ...]
     minutes: float
     config: Path
+    vocab_size: int
     persona: str
     gate: Path | None
     seed: int
@@ -72,7 +74,7 @@ class Settings:
 
     def recorded(self) -> dict[str, object]:
         """What decides the models, as the quickstart keeps it to go on with."""
-        names = ("text", "minutes", "config", "persona", "seed")
+        names = ("text", "minutes", "config", "vocab_size", "persona", "seed")
         values = {name: getattr(self, name) for name in names}
         return {**values, "text": list(self.text), "config": str(self.config)}
 
@@ -92,6 +94,11 @@ class Settings:
     @cached_property
     def base(self) -> Config:
         return load_config(self.config)
+
+    @property
+    def num_tokens(self) -> int:
+        """Different ones, of the tokenizer and the model."""
+        return self.vocab_size or self.base.model.vocab_size
 
     def run(self, stage: str) -> str:
         return f"runs/{self.name}_{stage}"
@@ -127,7 +134,6 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
     data, seed = settings.data, str(settings.seed)
     inputs = settings.text or (STORIES,)
     persona = ("--persona", settings.persona) if settings.persona else ()
-    vocab_size = settings.base.model.vocab_size
     chat, pairs, tokenizer = data / "chat.jsonl", data / "pairs.jsonl", data / "tokenizer"
     count = max(round(CONVERSATIONS * settings.share), MIN_CONVERSATIONS)
     yield Step(
@@ -151,7 +157,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
         title="tokenizer",
         argv=(
             *("train_tokenizer", "--input", *inputs, "--chat", str(chat), "--out", str(tokenizer)),
-            *("--vocab-size", str(vocab_size), "--max-bytes", str(TOKENIZER_BYTES)),
+            *("--vocab-size", str(settings.num_tokens), "--max-bytes", str(TOKENIZER_BYTES)),
         ),
         makes=tokenizer,
     )
@@ -192,7 +198,14 @@ def _training_steps(settings: Settings) -> Iterator[Step]:
         return train(stage, *configs, f"--init_from={settings.run(before)}", batch, *flags)
 
     data = settings.data
-    yield train("base", f"--config={settings.config}", f"--data={data / 'text'}")
+    # A preset warms up for as long as its own run wants.
+    warmup_steps = min(settings.base.schedule.warmup_steps, settings.num_steps("base") // 10)
+    yield train(
+        "base",
+        *(f"--config={settings.config}", f"--data={data / 'text'}"),
+        f"--schedule.warmup_steps={warmup_steps}",
+        f"--model.vocab_size={settings.num_tokens}",
+    )
     yield stage_of("mid", "midtrain", f"--data={data / 'chat'}", before="base")
     yield _evaluation(settings, "mid", questions=QUESTIONS)
     yield stage_of("sft", "sft", f"--data={data / 'chat'}", before="mid")
