@@ -103,6 +103,7 @@ def _settings(argv: list[str]) -> Settings:
     add("--text", action="append", metavar="FILE", help="pretrain on this file or folder; may repeat")
     add("--minutes", type=float, default=WHOLE_MINUTES, help="to spend on two CPU cores, about (10)")
     add("--config", type=Path, default=CONFIGS / "quickstart.yaml", help="of another base model")
+    add("--vocab-size", type=int, default=0, metavar="N", help="for a text too small for that of --config")
     add("--persona", default="", metavar="FILE", help="who the assistant is; see configs/personas")
     add("--gate", type=Path, help="what the last model must show; by the minutes, if not given")
     add("--name", default="", help="of data/NAME, runs/NAME_STAGE and exports/NAME (quickstart)")
@@ -114,6 +115,7 @@ def _settings(argv: list[str]) -> Settings:
         text=text,
         minutes=flags.minutes,
         config=flags.config,
+        vocab_size=flags.vocab_size,
         persona=flags.persona,
         gate=flags.gate or _gate_for(flags.minutes),
         seed=flags.seed,

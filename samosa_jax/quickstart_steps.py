@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from samosa_jax.command_line import load_config
+from samosa_jax.config import Config
 from samosa_jax.errors import UserError
 from samosa_jax.tasks.preference import HABITS
 
@@ -23,6 +25,8 @@ SPOILED = 0.2  # of the conversations have a habit of scraped text, for DPO to t
 HELD_OUT = 100  # conversations and pairs kept for validation
 STEPS = {"base": 180, "mid": 720, "sft": 480, "dpo": 40, "grpo": 24}
 MIN_STEPS = {"base": 20, "mid": 4, "sft": 4, "dpo": 4, "grpo": 2}
+# Of a step of the chat stages, however long they are: conversations are short, and eight devices share them.
+ROWS, REWARDED_ROWS = 8, 40
 SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manners")
 QUESTIONS = 40  # of every skill after a stage; the last model is asked more
 LAST_QUESTIONS = 120
@@ -47,6 +51,7 @@ class Settings:
         text: files and folders to pretrain on; empty: the embedded stories.
         minutes: that all of it may take, about, on two CPU cores.
         config: of the base model.
+        vocab_size: of it and its tokenizer; 0: as in config.
         persona: YAML file of who the assistant is; empty: samosaChaat.
         gate: YAML file of what the last model must show; None: nothing.
         exports: whether PyTorch is there, by which an export is verified.
@@ -56,6 +61,7 @@ class Settings:
     text: tuple[str, ...]
     minutes: float
     config: Path
+    vocab_size: int
     persona: str
     gate: Path | None
     seed: int
@@ -74,7 +80,7 @@ class Settings:
 
     def recorded(self) -> dict[str, object]:
         """What decides the models, as the quickstart keeps it to go on with."""
-        names = ("text", "minutes", "config", "persona", "seed")
+        names = ("text", "minutes", "config", "vocab_size", "persona", "seed")
         values = {name: getattr(self, name) for name in names}
         return {**values, "text": list(self.text), "config": str(self.config)}
 
@@ -90,6 +96,15 @@ class Settings:
     @property
     def data(self) -> Path:
         return Path("data") / self.name
+
+    @cached_property
+    def base(self) -> Config:
+        return load_config(self.config)
+
+    @property
+    def num_tokens(self) -> int:
+        """Different ones, of the tokenizer and the model."""
+        return self.vocab_size or self.base.model.vocab_size
 
     def run(self, stage: str) -> str:
         return f"runs/{self.name}_{stage}"
@@ -125,7 +140,6 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
     data, seed = settings.data, str(settings.seed)
     inputs = settings.text or (STORIES,)
     persona = ("--persona", settings.persona) if settings.persona else ()
-    vocab_size = load_config(settings.config).model.vocab_size
     chat, pairs, tokenizer = data / "chat.jsonl", data / "pairs.jsonl", data / "tokenizer"
     count = max(round(CONVERSATIONS * settings.share), MIN_CONVERSATIONS)
     yield Step(
@@ -149,7 +163,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
         title="tokenizer",
         argv=(
             *("train_tokenizer", "--input", *inputs, "--chat", str(chat), "--out", str(tokenizer)),
-            *("--vocab-size", str(vocab_size), "--max-bytes", str(TOKENIZER_BYTES)),
+            *("--vocab-size", str(settings.num_tokens), "--max-bytes", str(TOKENIZER_BYTES)),
         ),
         makes=tokenizer,
     )
@@ -185,10 +199,19 @@ def _training_steps(settings: Settings) -> Iterator[Step]:
     def stage_of(stage: str, overlay: str, *flags: str, before: str) -> Step:
         files = (CONFIGS / "stages" / f"{overlay}.yaml", RECIPES / f"{overlay}.yaml")
         configs = [f"--config={path}" for path in files]
-        return train(stage, *configs, f"--init_from={settings.run(before)}", *flags)
+        rows = REWARDED_ROWS if stage == "grpo" else ROWS
+        batch = f"--train.batch_tokens={rows * settings.base.model.context_len}"
+        return train(stage, *configs, f"--init_from={settings.run(before)}", batch, *flags)
 
     data = settings.data
-    yield train("base", f"--config={settings.config}", f"--data={data / 'text'}")
+    # A preset warms up for as long as its own run wants.
+    warmup_steps = min(settings.base.schedule.warmup_steps, settings.num_steps("base") // 10)
+    yield train(
+        "base",
+        *(f"--config={settings.config}", f"--data={data / 'text'}"),
+        f"--schedule.warmup_steps={warmup_steps}",
+        f"--model.vocab_size={settings.num_tokens}",
+    )
     yield stage_of("mid", "midtrain", f"--data={data / 'chat'}", before="base")
     yield _evaluation(settings, "mid", questions=QUESTIONS)
     yield stage_of("sft", "sft", f"--data={data / 'chat'}", before="mid")

@@ -69,6 +69,7 @@ def draw(picture: Path) -> None:
         text=(),
         minutes=kept["settings"]["minutes"],
         config=CONFIGS / "quickstart.yaml",
+        vocab_size=0,
         persona="",
         gate=None,
         seed=kept["settings"]["seed"],

@@ -44,6 +44,7 @@ TEN = Settings(
     text=(),
     minutes=10,
     config=quickstart_steps.CONFIGS / "quickstart.yaml",
+    vocab_size=0,
     persona="",
     gate=quickstart.GATES[0][1],
     seed=0,
@@ -51,10 +52,17 @@ TEN = Settings(
 )
 
 
-@pytest.mark.parametrize("minutes", [1, 3, 10, 60])
-def test_every_step_is_one_that_its_command_takes(minutes: float):
+PRESETS = ("quickstart", "nanolm_10m", "samosa_d24", "samosa_d32")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "preset"), [*((1, name) for name in PRESETS), *((m, PRESETS[0]) for m in (3, 10, 60))]
+)
+def test_every_step_is_one_that_its_command_takes(minutes: float, preset: str):
     trained = []
-    for step in steps(dataclasses.replace(TEN, minutes=minutes, text=("my.txt",), seed=3)):
+    config = quickstart_steps.CONFIGS / f"{preset}.yaml"
+    settings = dataclasses.replace(TEN, minutes=minutes, config=config, text=("my.txt",), seed=3)
+    for step in steps(settings):
         words = tuple(itertools.takewhile(str.isidentifier, step.argv[:2]))
         if words[0] == "train":
             parsed = command_line.parse_config(step.argv[1:])
@@ -66,6 +74,9 @@ def test_every_step_is_one_that_its_command_takes(minutes: float):
     assert [config.stage for config in trained] == ["pretrain", "midtrain", "sft", "dpo", "grpo"]
     assert all(config.seed == 3 for config in trained)
     assert all(config.schedule.warmup_steps <= config.train.num_steps for config in trained)
+    for config in trained[1:]:  # which take the model, and its context, from the base
+        rows = config.train.batch_tokens / trained[0].model.context_len
+        assert rows % 8 == 0, "eight devices share the rows"
     assert [config.init_from for config in trained[1:]] == [f"runs/{config.name}" for config in trained[:-1]]
 
 
@@ -126,7 +137,10 @@ def test_the_overview_reads_what_runs_have_left(tmp_path: Path, monkeypatch: pyt
     (base / "evals.jsonl").write_text(json.dumps({"step": 1, "val/bpb": 1.25}) + "\n")
     rewarded = Path(TEN.run("grpo"))
     rewarded.mkdir()
-    passed = [{"by_task": {"starter_letters": {"pass@1": share}}} for share in (0.7, 0.72, 0.754)]
+    shares = (0.7, 0.72, 0.754)
+    passed = [
+        {"step": 1, "eval/pass@1": 0.5, "by_task": {"starter_letters": {"pass@1": share}}} for share in shares
+    ]
     (rewarded / "evals.jsonl").write_text("".join(json.dumps(one) + "\n" for one in passed))
     table = overview(TEN, {"tokenizer": 2.0, "base": 61.0, "report": 3.0})
     rows = {row[0]: row[1:] for row in zip(*(column.cells for column in table.columns), strict=True)}

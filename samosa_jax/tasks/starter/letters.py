@@ -9,8 +9,16 @@ from functools import cache
 
 from samosa_jax.data.chat.conversation import Message
 from samosa_jax.tasks.scoring import final_spelling, gives_number
-from samosa_jax.tasks.starter.words import made_up_name, story_words
-from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, answered, draw_in_split, split_of
+from samosa_jax.tasks.starter.words import made_up_name, spliced, story_words
+from samosa_jax.tasks.task import (
+    Example,
+    GeneratedTask,
+    Split,
+    Wordings,
+    answered,
+    draw_in_split,
+    split_of,
+)
 from samosa_jax.tasks.words import WORDS
 
 NO_WORD_SHARE = 0.5
@@ -63,8 +71,7 @@ def _no_word(draw: random.Random) -> str:
     if kind == "compound":
         short = _words("train", (1,))
         return draw.choice(short) + draw.choice(short)
-    one, other = (draw.choice(_words("train", StarterLettersTask.levels)) for _ in range(2))
-    return one[: draw.randint(1, len(one) - 1)] + other[draw.randint(1, len(other) - 1) :]
+    return spliced(draw, _words("train", StarterLettersTask.levels))
 
 
 @cache

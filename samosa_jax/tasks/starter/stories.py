@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from samosa_jax.data.chat.conversation import Conversation, Message
 from samosa_jax.tasks.scoring import mentions
-from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, draw_in_split
+from samosa_jax.tasks.starter.words import spliced
+from samosa_jax.tasks.task import Example, GeneratedTask, Split, Wordings, draw_in_split, split_of
 
 MIN_SENTENCES = 4
+NO_HERO_SHARE = 0.3
 
 
 class StarterStoriesTask(GeneratedTask):
@@ -17,7 +19,7 @@ class StarterStoriesTask(GeneratedTask):
     name = "starter_stories"
 
     def compose(self, draw: random.Random, split: Split) -> Example:
-        hero, pronoun = draw_in_split(split, lambda: draw.choice(HEROES), key=lambda drawn: drawn[0])
+        hero, pronoun = draw_in_split(split, lambda: _hero(draw, split), key=lambda drawn: drawn[0])
         name = draw_in_split(split, lambda: draw.choice(NAMES[pronoun]))
         possessive = {"he": "his", "she": "her", "it": "its"}[pronoun]
         text = " ".join(
@@ -51,6 +53,13 @@ class StarterStoriesTask(GeneratedTask):
             and len(sentences) >= MIN_SENTENCES
             and answer_text.rstrip().endswith((".", "!", '"'))
         )
+
+
+def _hero(draw: random.Random, split: Split) -> tuple[str, str]:
+    """And the pronoun. Some that are taught do not exist: heroes are to be copied, not known by heart."""
+    if split == "train" and draw.random() < NO_HERO_SHARE:
+        return spliced(draw, [hero for hero, _ in HEROES if split_of(hero) == split]), "it"
+    return draw.choice(HEROES)
 
 
 def with_articles(text: str) -> str:

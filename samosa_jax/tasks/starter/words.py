@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Sequence
 from functools import cache
 
 from samosa_jax.data.stories import tell_story
@@ -35,6 +36,12 @@ def made_up_name(draw: random.Random) -> str:
     """As Tolu, Mirin or Besaka: two or three syllables, so that names are copied and not known by heart."""
     syllables = [draw.choice(_CONSONANTS) + draw.choice("aeiou") for _ in range(draw.choice((2, 2, 3)))]
     return "".join(syllables).capitalize() + draw.choice(("", "", "n", "s", "r", "l", "m"))
+
+
+def spliced(draw: random.Random, words: Sequence[str]) -> str:
+    """The beginning of one word and the end of another, as in appate: pieces are learnt, not words."""
+    one, other = draw.choice(words), draw.choice(words)
+    return one[: draw.randint(1, len(one) - 1)] + other[draw.randint(1, len(other) - 1) :]
 
 
 _CONSONANTS = (*"bcdfghjklmnprstvwz", "ch", "sh", "th", "br", "dr", "gr", "kr", "tr", "st", "pl", "fl")
