@@ -1,5 +1,6 @@
 """Metrics on their way to disk, and what is made of them: display, summary, plot."""
 
+import errno
 import importlib
 import io
 import json
@@ -16,6 +17,7 @@ from matplotlib import image
 
 from samosa_jax.errors import UserError
 from samosa_jax.evals.plot import plot_loss, smooth
+from samosa_jax.training import run_folder
 from samosa_jax.training.display import (
     SPARKS,
     Progress,
@@ -129,6 +131,34 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be created"), RunFolder(tmp_path / "file" / "a").locked():
         pass
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocked = RunFolder(tmp_path / "a")
+    (blocked.path / "lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"a cannot be written to \(Is a directory\)"), blocked.locked():
+        pass
+
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", no_locks)
+    with (
+        pytest.raises(UserError, match=r"b/lock cannot be locked \(Function not implemented\)"),
+        RunFolder(tmp_path / "b").locked(),
+    ):
+        pass
+
+
+def test_an_environment_file_that_was_torn_is_named(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    run.note_start({"host": "a"}, step=0)
+    run.note_start({"host": "b"}, step=7)
+    starts = json.loads(run.environment.read_text(encoding="utf-8"))
+    assert [start["from_step"] for start in starts] == [0, 7]
+    run.environment.write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"environment.json is not JSON .*move it away"):
+        run.note_start({"host": "c"}, step=9)
 
 
 def test_tensorboard_files_hold_the_same_values(tmp_path: Path):
