@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from samosa_jax.training.display import (
     make_display,
     sparkline,
 )
-from samosa_jax.training.environment import peak_flops
+from samosa_jax.training.environment import git_commit, peak_flops
 from samosa_jax.training.metrics import (
     METRICS,
     JsonLines,
@@ -159,6 +160,28 @@ def test_an_environment_file_that_was_torn_is_named(tmp_path: Path):
     run.environment.write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"environment.json is not JSON .*move it away"):
         run.note_start({"host": "c"}, step=9)
+
+
+def test_the_commit_is_that_of_tracked_sources(tmp_path: Path):
+    """A package that is installed inside another project's checkout has no commit of its own."""
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    sources, installed = tmp_path / "sources", tmp_path / "venv"
+    for folder in (sources, installed):
+        folder.mkdir()
+        (folder / "a.py").write_text("")
+    git("init", "--quiet")
+    git("add", "sources")
+    git("commit", "--quiet", "-m", "first")
+    assert git_commit(sources) == git("rev-parse", "HEAD")
+    assert git_commit(installed) is None
+    (sources / "a.py").write_text("changed")
+    assert git_commit(sources) == git("rev-parse", "HEAD") + "+changes"
 
 
 def test_tensorboard_files_hold_the_same_values(tmp_path: Path):
