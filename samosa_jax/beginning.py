@@ -71,11 +71,8 @@ def describe_origin(config: Config, origin: Origin) -> str:
 
 def read_origin(origin: Origin, machinery: Machinery) -> Params:
     """The parameters that a run begins with, those of the whole network, as it keeps them beside its own."""
-    return machinery.reference(_restore_origin(origin, machinery))
-
-
-def _restore_origin(origin: Origin, machinery: Machinery) -> Params:
-    return restore_params(origin.folder, abstract_params(machinery.network.info, mesh=machinery.mesh))
+    like = abstract_params(machinery.network.info, mesh=machinery.mesh)
+    return machinery.reference(restore_params(origin.folder, like))
 
 
 def begun_with_fingerprint(start: Start, origin: Origin | None) -> object:
@@ -131,7 +128,8 @@ def make_state(
         return create_state(trained, optimizer, mesh=mesh, seed=seed)
     if keep_optimizer:
         return begin_again(restore_state(origin.folder, _like(machinery)))
-    params = _restore_origin(origin, machinery)
+    # To where the optimizer keeps them: whole on every device, their memory could not become the state's.
+    params = restore_params(origin.folder, _like(machinery).params)
     return state_from(params, machinery.network.info, optimizer, mesh=mesh)
 
 

@@ -44,7 +44,10 @@ def dividing_rows(config: Config, num_devices: int) -> list[int]:
 
 
 def check_mesh(config: Config, num_devices: int) -> None:
-    """Raises ConfigError if the batch or the model does not divide over num_devices."""
+    """Raises ConfigError if the batch or the model does not divide over num_devices.
+
+    The rules are those of `parallel.sharding`, where a dimension of size one stays whole on every device.
+    """
     mesh = resolve_mesh(config.mesh, num_devices)
     rows, replicas = config.batch_rows, mesh.data * mesh.fsdp
     per_device = config.train.device_rows
@@ -65,13 +68,21 @@ def check_mesh(config: Config, num_devices: int) -> None:
         f"mesh is data={mesh.data} fsdp={mesh.fsdp} tensor={mesh.tensor}, but with train.matmul_dtype=float8 "
         "the scale of a tensor in parts would be sent around in every layer; set fsdp and tensor to 1",
     )
-    for key, size in (
-        ("num_heads", model.num_heads),
-        ("num_kv_heads", model.num_kv_heads),
-        ("mlp_dim", model.mlp_dim),
-        ("padded_vocab_size", model.padded_vocab_size),
+    V = model.padded_vocab_size
+    vocabulary = f"model.vocab_size, padded to a multiple of 64 ({V})"
+    # Rows of an untied head and of value tables go over fsdp, unless `tensor` takes them.
+    splits_head = not model.tie_embeddings and mesh.tensor == 1
+    splits_values = bool(model.value_embedding_layers) and (mesh.tensor == 1 or model.num_kv_heads > 1)
+    for axis, key, size in (
+        ("tensor", f"model.num_heads ({model.num_heads})", model.num_heads),
+        ("tensor", f"model.num_kv_heads ({model.num_kv_heads})", model.num_kv_heads),
+        ("tensor", f"model.mlp_dim ({model.mlp_dim})", model.mlp_dim),
+        ("tensor", vocabulary, V),
+        ("fsdp", f"model.model_dim ({model.model_dim})", model.model_dim),
+        ("fsdp", vocabulary, V if splits_head or splits_values else 1),
     ):
+        count = getattr(mesh, axis)
         require(
-            size % mesh.tensor == 0,
-            f"mesh.tensor is {mesh.tensor} and does not divide model.{key} ({size}); choose a divisor of it",
+            size == 1 or size % count == 0,
+            f"mesh.{axis} is {count} and does not divide {key}; choose a divisor of it",
         )

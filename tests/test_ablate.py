@@ -11,16 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import training_runs
 import yaml
 
 from samosa_jax import ablate
+from samosa_jax.command_line import parse_config
+from samosa_jax.data.tokenizer import Tokenizer
 from samosa_jax.errors import UserError
 from samosa_jax.evals.intervals import Interval
 from samosa_jax.experiments.ablation import plan_ablation, read_ablation, seed_by_seed
-from samosa_jax.experiments.page import write_section
+from samosa_jax.experiments.page import check_page, write_section
 from samosa_jax.experiments.seed_statistics import paired_difference, student_quantile
+from samosa_jax.model.gpt import Network
 from samosa_jax.sizes import parameter_counts
 
 PLANS = Path(__file__).parents[1] / "configs" / "ablations"
@@ -231,6 +235,31 @@ def test_a_wrong_plan_is_refused_by_line_row_and_key(changes: dict[str, Any], sa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("value", ["2024-02-31", "!wide text"])
+def test_a_value_that_is_none_is_named(value: str, tmp_path: Path):
+    plan = write_plan(tmp_path / "tiny.yaml", tmp_path / "data")
+    plan.write_text(f"note: {value}\n{plan.read_text()}")
+    with pytest.raises(UserError, match=r"tiny.yaml:1: note cannot be read \(.*\); put it in quotes"):
+        read_ablation(plan)
+
+
+def test_what_has_no_held_out_loss_is_refused_before_it_is_trained(data: Path, tmp_path: Path):
+    config = parse_config(training_runs.flags(data, tmp_path, {"name": "base"})).config
+    params = Network.build(config.model).init(jax.random.key(0))
+    training_runs.save_run(tmp_path / "base", config, Tokenizer.load(data.parent / "tokenizer"), params)
+    rewarded = {
+        "stage": "grpo",
+        "init_from": str(tmp_path / "base"),
+        "data.sources": [],
+        "rl.tasks": [{"name": "arithmetic"}],
+        "rl.max_tokens": 8,
+    }
+    plan = write_plan(tmp_path / "tiny.yaml", data, set=rewarded)
+    with pytest.raises(UserError, match="row baseline: stage is grpo, whose runs have no held-out loss"):
+        ablate.main([str(plan), f"--out_dir={tmp_path / 'runs'}"])
+    assert not (tmp_path / "runs").exists()
+
+
 def test_wrong_flags_are_refused(tmp_path: Path):
     plan = write_plan(tmp_path / "tiny.yaml", tmp_path / "data")
     for flags, says in (
@@ -302,3 +331,7 @@ def test_a_section_is_replaced_where_it_stands(tmp_path: Path):
     with pytest.raises(UserError, match="has not one pair"):
         write_section(page, mark="a", text="x")
     assert os.listdir(page.parent) == ["page.md"]
+    check_page(page)
+    page.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"page\.md cannot be read as UTF-8 text"):
+        check_page(page)

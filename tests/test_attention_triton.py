@@ -84,7 +84,10 @@ def test_refusals_say_why():
         attention(q, k, v, KeyRanges(lo, hi), window=None, impl="triton")
     assert triton.refusal(paper_problem("NVIDIA H100 80GB HBM3")) is None
     assert triton.refusal(paper_problem("NVIDIA A100-SXM4-40GB")) is None
-    assert "Ampere" in str(triton.refusal(paper_problem("Tesla V100-SXM2-16GB")))
+    for old in ("Tesla V100-SXM2-16GB", "NVIDIA GeForce RTX 2080 Ti"):
+        assert "Ampere" in str(triton.refusal(paper_problem(old)))
+    for young in ("NVIDIA RTX 2000 Ada Generation", "NVIDIA GeForce RTX 2050"):
+        assert triton.refusal(paper_problem(young)) is None
     assert "NVIDIA" in str(triton.refusal(paper_problem("AMD Instinct MI300X")))
     assert "not 96" in str(triton.refusal(paper_problem("NVIDIA H100 80GB HBM3", head_dim=96)))
     reasons = [triton.refusal(paper_problem(kind)) for kind in ("Tesla T4", "AMD Instinct MI300X")]

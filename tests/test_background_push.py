@@ -88,6 +88,16 @@ def test_problems_are_told_once_and_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fast")
+def test_a_log_that_is_removed_does_not_end_the_pushing(tmp_path: Path) -> None:
+    said: list[str] = []
+    with make_push(f"rm -f {tmp_path}/push.log", tmp_path, said) as pushing:
+        for step in (10, 20):
+            sealed(tmp_path / "checkpoints", step)
+            wait_until(lambda step=step: pushing.pushed_step == step)
+    assert not said
+
+
+@pytest.mark.usefixtures("fast")
 def test_an_upload_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background_push, "GRACE_SECONDS", 0.2)
     said: list[str] = []

@@ -242,6 +242,7 @@ def test_decoding_reads_the_keys_it_sees():
         ("--tokens 0", "--tokens is 0; it must be at least 1"),
         ("--max-seconds nan", "'nan' is not a positive number"),
         ("--dtype float8", "invalid choice: 'float8'"),
+        ("--out /dev/null/results", "--out: /dev/null/results cannot be made a folder (Not a directory)"),
         ("--frobnicate", "unrecognized arguments: --frobnicate"),
     ],
 )

@@ -149,6 +149,9 @@ def test_a_mesh_fills_the_devices(mesh: MeshConfig, devices: int, sizes: tuple[i
     assert dataclasses.astuple(resolve_mesh(mesh, devices)) == sizes
 
 
+TRAIN_48_ROWS = TrainConfig(batch_tokens=48 * 1024, device_batch_size=1)
+
+
 @pytest.mark.parametrize(
     ("config", "devices", "says"),
     [
@@ -171,7 +174,21 @@ def test_a_mesh_fills_the_devices(mesh: MeshConfig, devices: int, sizes: tuple[i
         (
             Config(model=ModelConfig(vocab_size=100, mlp_dim=1_536), mesh=MeshConfig(tensor=6)),
             6,
-            "does not divide model.padded_vocab_size (128)",
+            "mesh.tensor is 6 and does not divide model.vocab_size, padded to a multiple of 64 (128)",
+        ),
+        (
+            Config(model=ModelConfig(model_dim=128), mesh=MeshConfig(fsdp=3), train=TRAIN_48_ROWS),
+            3,
+            "mesh.fsdp is 3 and does not divide model.model_dim (128)",
+        ),
+        (
+            Config(
+                model=ModelConfig(vocab_size=100, model_dim=384, tie_embeddings=False),
+                mesh=MeshConfig(fsdp=3),
+                train=TRAIN_48_ROWS,
+            ),
+            3,
+            "mesh.fsdp is 3 and does not divide model.vocab_size, padded to a multiple of 64 (128)",
         ),
     ],
 )
@@ -184,6 +201,11 @@ def test_an_impossible_mesh_is_named(config: Config, devices: int, says: str) ->
 def test_what_the_mesh_error_suggests_works() -> None:
     check_mesh(Config(train=TrainConfig(device_batch_size=2)), 8)
     check_mesh(Config(mesh=MeshConfig(tensor=2)), 2)
+
+
+def test_one_key_head_serves_the_query_heads_of_every_device() -> None:
+    """As `parallel.sharding` has it: a dimension of size one is not split."""
+    check_mesh(Config(model=ModelConfig(num_heads=8, num_kv_heads=1), mesh=MeshConfig(tensor=4)), 4)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

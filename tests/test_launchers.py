@@ -161,6 +161,11 @@ def test_what_is_given_comes_before_what_is_seen():
             "distributed.coordinator is not given, and Open MPI does not say where process 0 runs",
         ),
         (DistributedConfig(), {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two' in the environment"),
+        (
+            DistributedConfig(),
+            {**SLURM, "JAX_LOCAL_DEVICE_IDS": "0,one"},
+            "JAX_LOCAL_DEVICE_IDS is '0,one' in the environment; expected numbers",
+        ),
     ],
 )
 def test_what_is_missing_is_named(config: DistributedConfig, environ: Mapping[str, str], line: str):

@@ -1,11 +1,13 @@
 """Metrics on their way to disk, and what is made of them: display, summary, plot."""
 
+import errno
 import importlib
 import io
 import json
 import math
 import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from samosa_kernels import Device
 
 from samosa_jax.errors import UserError
 from samosa_jax.evals.plot import plot_loss, smooth
+from samosa_jax.training import run_folder
 from samosa_jax.training.display import (
     SPARKS,
     Progress,
@@ -25,7 +28,7 @@ from samosa_jax.training.display import (
     make_display,
     sparkline,
 )
-from samosa_jax.training.environment import peak_half_flops
+from samosa_jax.training.environment import git_commit, peak_half_flops
 from samosa_jax.training.metrics import (
     METRICS,
     JsonLines,
@@ -130,6 +133,56 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be created"), RunFolder(tmp_path / "file" / "a").locked():
         pass
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocked = RunFolder(tmp_path / "a")
+    (blocked.path / "lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"a cannot be written to \(Is a directory\)"), blocked.locked():
+        pass
+
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", no_locks)
+    with (
+        pytest.raises(UserError, match=r"b/lock cannot be locked \(Function not implemented\)"),
+        RunFolder(tmp_path / "b").locked(),
+    ):
+        pass
+
+
+def test_an_environment_file_that_was_torn_is_named(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    run.note_start({"host": "a"}, step=0)
+    run.note_start({"host": "b"}, step=7)
+    starts = json.loads(run.environment.read_text(encoding="utf-8"))
+    assert [start["from_step"] for start in starts] == [0, 7]
+    run.environment.write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"environment.json is not JSON .*move it away"):
+        run.note_start({"host": "c"}, step=9)
+
+
+def test_the_commit_is_that_of_tracked_sources(tmp_path: Path):
+    """A package that is installed inside another project's checkout has no commit of its own."""
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    sources, installed = tmp_path / "sources", tmp_path / "venv"
+    for folder in (sources, installed):
+        folder.mkdir()
+        (folder / "a.py").write_text("")
+    git("init", "--quiet")
+    git("add", "sources")
+    git("commit", "--quiet", "-m", "first")
+    assert git_commit(sources) == git("rev-parse", "HEAD")
+    assert git_commit(installed) is None
+    (sources / "a.py").write_text("changed")
+    assert git_commit(sources) == git("rev-parse", "HEAD") + "+changes"
 
 
 def test_tensorboard_files_hold_the_same_values(tmp_path: Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import training_runs
 from hub_server import Hub
 from pushed_runs import FIRST, REPO, TOKEN
 
@@ -72,6 +73,27 @@ def test_the_hub_holds_what_was_pushed_last(hub: Hub, run: Path) -> None:
     assert open_trained(Path("early")).step == 4
     pull.main([REPO, f"--revision={next(iter(hub.commits))}", "--to=newest"])
     assert open_trained(Path("newest")).step == 8
+
+
+def test_a_checkpoint_between_minibatches_takes_its_rollout_along(hub: Hub, run: Path) -> None:
+    """Without it, what is pulled could not be gone on with."""
+    trained = open_trained(run)
+    tokenizer, params = trained.tokenizer, trained.params
+    for step in (9, 10):
+        stored = {"rollout": {"step": 8, "sha256": "0" * 64}}
+        training_runs.save_run(run, trained.config, tokenizer, params, step=step, data=stored)
+    rollouts = run / "rollouts"
+    rollouts.mkdir()
+    for step in (4, 8):
+        (rollouts / f"{step:08d}.npz").write_bytes(b"answers")
+    push.main([str(run), REPO])
+    assert [name for name in head(hub) if name.startswith("rollouts/")] == ["rollouts/00000008.npz"]
+    pull.main([REPO])
+    assert Path("runs/stories/rollouts/00000008.npz").read_bytes() == b"answers"
+    for step in (9, 10):
+        shutil.rmtree(run / "checkpoints" / f"{step:08d}")
+    push.main([str(run), REPO])
+    assert not [name for name in head(hub) if name.startswith("rollouts/")]
 
 
 def test_a_checkpoint_alone_and_exports(hub: Hub, run: Path) -> None:

@@ -1,6 +1,8 @@
 """Meshes and placement: the same numbers on every mesh, and one clear line for a mesh that cannot be."""
 
 import functools
+import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from samosa_jax.config import MeshConfig, ModelConfig
+from samosa_jax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from samosa_jax.errors import ConfigError
+from samosa_jax.mesh_sizes import check_mesh
 from samosa_jax.model.gpt import Network
 from samosa_jax.parallel.mesh import make_mesh
 from samosa_jax.parallel.sharding import (
@@ -147,6 +150,49 @@ def test_dimension_that_does_not_divide_is_named():
         param_spec(query, ABSTRACT)
     with pytest.raises(ConfigError, match=r"activation \(B T D\): dimension B of size 6"):
         activation_spec("B T D", (6, 16, 32), ABSTRACT)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("valued", [True, False], ids=["valued", "plain"])
+def test_the_mesh_check_accepts_what_can_be_placed_and_nothing_else(tied: bool, valued: bool):
+    """Asked without JAX, by rules of its own: they must be those by which parameters are placed."""
+    seen = set()
+    for model_dim, num_kv_heads, vocab_size in itertools.product((96, 128), (1, 2, 6), (100, 192)):
+        model = ModelConfig(
+            vocab_size=vocab_size,
+            context_len=16,
+            num_layers=2,
+            model_dim=model_dim,
+            num_heads=6,
+            num_kv_heads=num_kv_heads,
+            head_dim=8,
+            mlp_dim=48,
+            tie_embeddings=tied,
+            value_embeddings=valued,
+        )
+        info = Network.build(model).info
+        for fsdp, tensor in itertools.product((1, 2, 3), (1, 2, 3)):
+            config = Config(
+                model=model,
+                mesh=MeshConfig(data=1, fsdp=fsdp, tensor=tensor),
+                train=TrainConfig(batch_tokens=16 * fsdp, device_batch_size=1),
+            )
+            mesh = AbstractMesh((1, fsdp, tensor), ("data", "fsdp", "tensor"))
+            accepted = is_accepted(
+                lambda config=config: check_mesh(config, config.mesh.fsdp * config.mesh.tensor)
+            )
+            placed = is_accepted(lambda info=info, mesh=mesh: param_shardings(info, mesh))
+            assert accepted == placed, config
+            seen.add(accepted)
+    assert seen == {True, False}
+
+
+def is_accepted(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except ConfigError:
+        return False
+    return True
 
 
 def test_rules_of_placement():

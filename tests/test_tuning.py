@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from samosa_kernels.device import Device
 from samosa_kernels.tuning import KERNELS, TuningConfig, find_tuning, table, tuning_override
+from samosa_kernels.tuning import __main__ as tuner
 from samosa_kernels.tuning.__main__ import main
 from samosa_kernels.tuning.table import (
     HEAD_DIMS,
@@ -245,3 +247,15 @@ def test_bad_flags_are_one_clear_line(flags: list[str], message: str, capsys: py
     assert not said.out
     assert said.err.count("\n") == 1
     assert message in said.err
+
+
+def test_a_gpu_without_a_table_of_its_own_is_not_tuned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Its tiles would stand in the table of all other GPUs, which need not have its shared memory."""
+    monkeypatch.setattr(tuner.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(tuner, "current_device", lambda: Device("gpu", "NVIDIA A100-SXM4-80GB"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["--write", "--tables", str(tmp_path)])
+    assert "NVIDIA A100-SXM4-80GB has no table of its own" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.rows import put_whole
 from samosa_jax.training.chat_loss import sums_by_tag, tag_name
-from samosa_jax.training.losses import LossFn, hidden_states, sharded_cross_entropy
+from samosa_jax.training.losses import LossFn, batch_cross_entropy
 
 
 def make_chat_evaluation(
@@ -30,18 +30,9 @@ def make_chat_evaluation(
     def sums(params: Params, batch: ChatBatch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             weights = jnp.asarray(batch.rows.weights)
-            by_token = sharded_cross_entropy(
-                hidden_states(network, params, batch.rows),
-                network.head(params),
-                jnp.asarray(batch.rows.targets),
-                weights,
-                vocab_size=network.config.vocab_size,
-                soft_cap=network.config.soft_cap,
-                z_loss=0.0,
-                chunk_tokens=chunk_tokens,
-            ).token_nll
+            loss = batch_cross_entropy(network, params, batch.rows, z_loss=0.0, chunk_tokens=chunk_tokens)
             roles = jnp.asarray(batch.roles)
-            return sums_by_tag(by_token, roles), sums_by_tag(weights, roles)
+            return sums_by_tag(loss.token_nll, roles), sums_by_tag(weights, roles)
 
     def evaluate(params: Params, batches: Iterable[ChatBatch]) -> dict[str, float]:
         parts = jax.device_get([sums(params, put_whole(batch, mesh)) for batch in batches])

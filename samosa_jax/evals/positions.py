@@ -22,7 +22,7 @@ from samosa_jax.evals.intervals import Interval, ratio_interval
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
 from samosa_jax.parallel.sharding import batch_sharding
-from samosa_jax.training.losses import hidden_states, sharded_cross_entropy
+from samosa_jax.training.losses import batch_cross_entropy
 
 POSITIONS = "positions"
 DEFINITION = 1  # goes up when the same model and text would give another number
@@ -108,17 +108,8 @@ def make_nats_by_place(
     def nats(params: Params, batch: Batch) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             weights = jnp.asarray(batch.weights)
-            by_token = sharded_cross_entropy(
-                hidden_states(network, params, batch),
-                network.head(params),
-                jnp.asarray(batch.targets),
-                weights,
-                vocab_size=network.config.vocab_size,
-                soft_cap=network.config.soft_cap,
-                z_loss=0.0,
-                chunk_tokens=chunk_tokens,
-            ).token_nll
-            return by_token * weights
+            loss = batch_cross_entropy(network, params, batch, z_loss=0.0, chunk_tokens=chunk_tokens)
+            return loss.token_nll * weights
 
     def by_place(params: Params, batch: Batch) -> np.ndarray:
         put = jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)

@@ -154,7 +154,7 @@ class Prediction:
     """What the fitted rungs say of a depth that none of them has.
 
     Attributes:
-        loss: with the interval over seeds drawn anew; without end where each rung has one seed.
+        loss: with the interval over redrawn seeds; infinite where each rung has one seed.
         without_one: lowest and highest if one rung is left out; None with three rungs.
         trend: of the last two rungs alone, carried on as a straight line in log loss over log x: what a
             ruler would say.

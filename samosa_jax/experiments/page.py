@@ -15,6 +15,11 @@ def check_page(page: Path) -> None:
         raise UserError(f"{page} is to be the page; name a Markdown file such as docs/ablations.md")
     if page.exists() and not page.is_file():
         raise UserError(f"{page} is no file; name a Markdown file such as docs/ablations.md")
+    try:
+        if page.exists():
+            page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{page} cannot be read as UTF-8 text ({error}); name another page") from error
 
 
 def picture_for(page: Path, *, name: str) -> Path:

@@ -146,7 +146,7 @@ class PlanTable:
                     raise UserError(f"{where} is set twice; keep one of them")
                 if isinstance(value, yaml.MappingNode):
                     raise UserError(f"{where} holds further keys; expected {type_in_words(keys[key].type)}")
-                found[key] = Setting(key, _flag_text(value), where)
+                found[key] = Setting(key, _flag_text(value, where=where), where)
             elif any(known.startswith(f"{key}.") for known in keys):
                 if not isinstance(value, yaml.MappingNode):
                     raise UserError(f"{where} is a group; set keys below it")
@@ -159,7 +159,7 @@ class PlanTable:
             if default is None:
                 raise UserError(f"{self.where}: {key} is missing")
             return default
-        return _plain(self._nodes[key])
+        return _plain(self._nodes[key], where=self._place(key))
 
     def _place(self, key: str) -> str:
         line = self._nodes[key].start_mark.line + 1 if key in self._nodes else self._line
@@ -181,11 +181,17 @@ def read_plan(path: Path) -> PlanTable:
     return PlanTable(root, path=path)
 
 
-def _plain(node: yaml.Node) -> Any:
-    return yaml.safe_load(yaml.serialize(node))
+def _plain(node: yaml.Node, *, where: str) -> Any:
+    """The value of a node. Raises UserError for what YAML cannot read, such as 2024-02-31 or !unknown."""
+    try:
+        return yaml.safe_load(yaml.serialize(node))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{where} cannot be read ({' '.join(str(error).split())}); put it in quotes"
+        ) from error
 
 
-def _flag_text(node: yaml.Node) -> str:
+def _flag_text(node: yaml.Node, *, where: str) -> str:
     if isinstance(node, yaml.ScalarNode):
-        return "null" if _plain(node) is None else str(node.value)
-    return json.dumps(_plain(node))
+        return "null" if _plain(node, where=where) is None else str(node.value)
+    return json.dumps(_plain(node, where=where))

@@ -127,6 +127,11 @@ def plan_runs(
                 config = parse_config(argv, inherit=inherited_values).config
             except UserError as error:
                 raise UserError(f"{where}: {error}") from error
+            if config.content == "prompts":
+                raise UserError(
+                    f"{where}: stage is {config.stage}, whose runs have no held-out loss to compare; plan "
+                    "another stage, and compare such runs with `samosa compare`"
+                )
         runs.append(PlannedRun(label=f"{label}, seed {seed}", seed=seed, argv=argv, config=config))
     return runs
 

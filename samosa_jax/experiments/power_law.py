@@ -77,10 +77,11 @@ def _solve(x: np.ndarray, losses: np.ndarray, exponents: np.ndarray) -> tuple[np
 
 
 def seed_interval(rungs: Sequence[tuple[float, Sequence[float]]], at: float, *, seed: int = 0) -> Interval:
-    """The prediction at x = `at`, and between what it lies in 95 % of the fits to seeds drawn anew.
+    """The prediction at x = `at`, with the interval that holds 95 % of those from redrawn seeds.
 
     Args:
-        rungs: (x, losses of its seeds). With one seed each there is nothing to draw: an interval without end.
+        rungs: (x, losses of its seeds). With one seed each there is nothing to redraw, and the interval is
+            infinite.
     """
     value = fit_rungs(rungs)(at)
     if all(len(losses) < 2 for _, losses in rungs):

@@ -1,4 +1,4 @@
-"""What several seeds allow to say: means, deviations, and intervals of paired differences."""
+"""What several seeds allow one to say: means, deviations, and intervals of paired differences."""
 
 import math
 from collections.abc import Sequence

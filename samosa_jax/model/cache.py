@@ -68,7 +68,7 @@ def keep(x_BTKH: jax.Array, lengths: jax.Array, places: int) -> jax.Array:
 
 
 def write(kept_BKSH: jax.Array, x_B1KH: jax.Array, lengths: jax.Array) -> jax.Array:
-    """With one more token in every row; it takes a place that nothing at or behind position lengths sees."""
+    """With one more token in every row, in a place that no query from position lengths (B,) on needs."""
     B, K, S, _ = kept_BKSH.shape
     # Head by head: as one slice of a single row, XLA for CPU would copy the cache four times.
     row, head = jnp.arange(B)[:, None], jnp.arange(K)

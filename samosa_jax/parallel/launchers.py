@@ -187,7 +187,12 @@ def _local_devices(environ: Mapping[str, str], launched: Launched) -> tuple[int,
     """The host's accelerators that are this process's, where several processes share them."""
     named = environ.get("JAX_LOCAL_DEVICE_IDS", "")
     if named:
-        return tuple(int(part) for part in named.split(","))
+        parts = [part.strip() for part in named.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            raise ConfigError(
+                f"JAX_LOCAL_DEVICE_IDS is {named!r} in the environment; expected numbers, as in 0,1"
+            )
+        return tuple(map(int, parts))
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     if launched.local_size == 1 or launched.devices_bound:
         return None

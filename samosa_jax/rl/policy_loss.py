@@ -19,7 +19,7 @@ import numpy as np
 from samosa_jax.data.batch import Batch
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
-from samosa_jax.training.losses import LossFn, LossOutput, hidden_states, sharded_token_nll
+from samosa_jax.training.losses import LossFn, LossOutput, batch_token_nll
 from samosa_jax.training.preference import Reference
 
 MAX_LOG_RATIO = 20.0  # beyond, a ratio is a mistake: it counts as e^20 and has no slope
@@ -69,7 +69,7 @@ def make_policy_loss(
             return jnp.where(counts, jnp.asarray(values), 0.0)
 
         def log_probs_of(params: Params) -> jax.Array:
-            return counted(token_log_probs(network, params, batch.batch, chunk_tokens=chunk_tokens))
+            return counted(-batch_token_nll(network, params, batch.batch, chunk_tokens=chunk_tokens))
 
         log_probs = log_probs_of(params)
         fixed = jax.lax.stop_gradient(log_probs)
@@ -125,18 +125,6 @@ def skip_empty(loss_fn: LossFn) -> LossFn:
     return loss_or_nothing
 
 
-def token_log_probs(network: Network, params: Params, batch: Batch, *, chunk_tokens: int) -> jax.Array:
-    """Log-probability of every target: float32 (B, T)."""
-    return -sharded_token_nll(
-        hidden_states(network, params, batch),
-        network.head(params),
-        jnp.asarray(batch.targets),
-        vocab_size=network.config.vocab_size,
-        soft_cap=network.config.soft_cap,
-        chunk_tokens=chunk_tokens,
-    )
-
-
 def make_token_log_probs(
     network: Network, *, chunk_tokens: int, mesh: jax.sharding.Mesh
 ) -> Callable[[Params, Batch], jax.Array]:
@@ -148,7 +136,7 @@ def make_token_log_probs(
     @jax.jit
     def log_probs_of_batch(params: Params, batch: Batch) -> jax.Array:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            log_probs = token_log_probs(network, params, batch, chunk_tokens=chunk_tokens)
+            log_probs = -batch_token_nll(network, params, batch, chunk_tokens=chunk_tokens)
         return jnp.where(jnp.asarray(batch.weights) > 0, log_probs, 0.0)
 
     return log_probs_of_batch

@@ -1,4 +1,4 @@
-"""Rollouts on disk: what steps between the minibatches of one go on with after the process was killed.
+"""Rollouts on disk: what a run that was killed between the minibatches of one goes on with.
 
     runs/NAME/rollouts/00000040.npz      the rollout that began when 40 steps were done
 

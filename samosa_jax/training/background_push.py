@@ -160,7 +160,10 @@ class BackgroundPush:
                 self._note_failure(upload.step, f"it took more than {PUSH_SECONDS:.0f} s")
             return
         self._upload = None
-        said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError:  # somebody has removed it, which must not end this thread
+            said = []
         if upload.process.returncode != 0:
             self._note_failure(upload.step, said[-1] if said else f"exit code {upload.process.returncode}")
             return

@@ -9,7 +9,7 @@ from samosa_jax.data.chat.pipeline import TAGS, ChatBatch
 from samosa_jax.data.chat.template import Role
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
-from samosa_jax.training.losses import LossFn, LossOutput, hidden_states, sharded_cross_entropy
+from samosa_jax.training.losses import LossFn, LossOutput, batch_cross_entropy
 
 
 def make_chat_loss(network: Network, *, z_loss: float, chunk_tokens: int) -> LossFn:
@@ -22,16 +22,7 @@ def make_chat_loss(network: Network, *, z_loss: float, chunk_tokens: int) -> Los
     def loss_fn(params: Params, batch: ChatBatch, frozen: Any = None) -> LossOutput:
         rows, roles = batch.rows, jnp.asarray(batch.roles)
         weights = jnp.asarray(rows.weights)
-        loss = sharded_cross_entropy(
-            hidden_states(network, params, rows),
-            network.head(params),
-            jnp.asarray(rows.targets),
-            weights,
-            vocab_size=network.config.vocab_size,
-            soft_cap=network.config.soft_cap,
-            z_loss=z_loss,
-            chunk_tokens=chunk_tokens,
-        )
+        loss = batch_cross_entropy(network, params, rows, z_loss=z_loss, chunk_tokens=chunk_tokens)
         metrics = {"nll": loss.nll}
         for tag, part in sums_by_tag(weights * loss.token_nll, roles).items():
             metrics[f"loss_part_{tag}"] = part

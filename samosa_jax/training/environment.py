@@ -81,7 +81,7 @@ def describe_devices(mesh: jax.sharding.Mesh) -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the sources in `folder`, with "+changes" if files differ; None outside a git checkout."""
+    """The commit of the sources in `folder`, with "+changes" if files differ; None where git tracks none."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -89,13 +89,11 @@ def git_commit(folder: Path) -> str | None:
                 ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
             )
         except (OSError, subprocess.SubprocessError):
-            return (
-                None  # no git, no repository, or one that another user owns: then there is no commit to name
-            )
+            return None  # no git, no repository, or one that another user owns
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    if not commit:
+    if not commit or not git("ls-files", "--", "."):  # a package installed inside another project
         return None
     return f"{commit}+changes" if git("status", "--porcelain", "--untracked-files=no") else commit
 

@@ -1,9 +1,9 @@
 """Checkpoints, runs and exports to the hub and back, through huggingface_hub.
 
 A model repository holds what the folder holds, under the same names: a run its configuration, tokenizer,
-records, evaluated items, verdict and sealed checkpoints, so that what is pulled can be trained on, compared,
-chatted with and exported. A push is one commit: there is never half a checkpoint. Tokens are
-huggingface_hub's own affair (HF_TOKEN, or its login); no function here is given one.
+records, evaluated items, verdict and sealed checkpoints with the rollouts that these go on with, so that what
+is pulled can be trained on, compared, chatted with and exported. A push is one commit: there is never half a
+checkpoint. Tokens are huggingface_hub's own affair (HF_TOKEN, or its login); no function here is given one.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ import huggingface_hub
 from samosa_jax.data.hub import open_api, retry
 from samosa_jax.data.manifest import TOKENIZER_FOLDER, hash_file
 from samosa_jax.errors import UserError
-from samosa_jax.training.checkpoint import SEAL, find_fault, list_steps, step_folder
+from samosa_jax.training.checkpoint import SEAL, find_fault, list_steps, read_record, step_folder
 from samosa_jax.training.run_folder import EXPORT_RECORD, RunFolder
 
 KIND = "model repository"
 LARGE_BYTES = 50_000_000  # files that are worth a line while they are pulled
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _STAGING = ".pushing-"  # and the process
-_CHECKPOINTS = "checkpoints"
+_CHECKPOINTS, _ROLLOUTS = "checkpoints", "rollouts"
 _WEIGHTS = ("*.safetensors", "*.gguf", "*.pt")
 # Of two models in one repository, transformers and others would load whichever they look for first.
 _LOADED_FIRST = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -213,6 +213,10 @@ def _fill(staging: Path, run: RunFolder, checkpoints: list[Path]) -> None:
         target = staging / _CHECKPOINTS / checkpoint.name
         shutil.copytree(checkpoint, target, copy_function=_link)
         _check_seal(target, name=checkpoint)
+    for rollout in {_rollout_of(checkpoint, run) for checkpoint in checkpoints}:
+        if rollout is not None and rollout.exists():
+            (staging / _ROLLOUTS).mkdir(exist_ok=True)
+            _link(str(rollout), str(staging / _ROLLOUTS / rollout.name))
     records = (run.config, run.environment, run.metrics, run.evals, run.samples, run.plot, run.summary)
     for path in (*records, run.promotion):
         if path.exists():
@@ -224,6 +228,12 @@ def _fill(staging: Path, run: RunFolder, checkpoints: list[Path]) -> None:
         shutil.copytree(run.evaluated_items, staging / run.evaluated_items.name, ignore=whole)
 
 
+def _rollout_of(checkpoint: Path, run: RunFolder) -> Path | None:
+    """What a checkpoint between the minibatches of a rollout goes on with; None: it stands between two."""
+    stored = read_record(checkpoint).data.get("rollout")
+    return run.rollouts / f"{stored['step']:08d}.npz" if isinstance(stored, dict) else None
+
+
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
@@ -232,7 +242,7 @@ def _link(source: str, target: str) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """What killed pushes have left."""
+    """Removes what killed pushes have left in the folder of a run."""
     for leftover in run.glob(f"{_STAGING}*"):
         process = leftover.name.removeprefix(_STAGING)
         if process.isdigit() and not _is_alive(int(process)):
@@ -262,7 +272,7 @@ def _check_seal(folder: Path, *, name: Path | None = None) -> None:
 
 
 def _stale(api: "huggingface_hub.HfApi", repo: str, revision: str | None, parcel: Parcel) -> list[str]:
-    """Checkpoints, or weights of an export in safetensors, in the repository that are not pushed again."""
+    """What the repository has and is not pushed again: checkpoints and rollouts, or an export's weights."""
     if parcel.kind == "export" and not any(map(_LOADED_FIRST.fullmatch, parcel.files)):
         return []  # a .gguf may well stand beside the weights that it was made from
     entries = api.list_repo_tree(repo, recursive=True, revision=revision)
@@ -273,7 +283,7 @@ def _stale(api: "huggingface_hub.HfApi", repo: str, revision: str | None, parcel
     ]
     if parcel.kind == "export":
         return [name for name in names if _LOADED_FIRST.fullmatch(name)]
-    return [name for name in names if name.startswith(f"{_CHECKPOINTS}/")]
+    return [name for name in names if name.startswith((f"{_CHECKPOINTS}/", f"{_ROLLOUTS}/"))]
 
 
 def _download(
@@ -308,7 +318,7 @@ def _is_whole(path: Path, file: "huggingface_hub.RepoFile") -> bool:
 
 
 def _drop_others(folder: Path, names: set[str]) -> None:
-    """Files of an earlier, unfinished pull of another commit."""
+    """Removes what an earlier, unfinished pull of another commit has left."""
     for name, path in _files_below(folder).items():
         if name not in names:
             path.unlink()

@@ -103,9 +103,9 @@ def run(
 ) -> LoopResult:
     """Trains from `first_step` (the steps already done) to `num_steps`, or until told to stop.
 
-    SIGTERM or Ctrl-C: the step under way is finished and saved; of several processes, one being told is
-    enough, and all stop after the same step. A state that is resumed at `first_step` is
-    first given the evaluations and samples due there: they come after the checkpoint it was read from.
+    On SIGTERM or Ctrl-C the step under way is finished and saved. Of several processes it is enough to signal
+    one: all stop after the same step. A state that is resumed at `first_step` first gets the evaluations and
+    samples due there, since they come after the checkpoint that it was read from.
 
     Raises:
         UserError: `max_bad_steps` non-finite steps in a row (after saving), or the devices' memory is full.

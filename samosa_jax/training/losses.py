@@ -38,17 +38,8 @@ def make_pretrain_loss(network: Network, *, z_loss: float, chunk_tokens: int) ->
     """
 
     def loss_fn(params: Params, batch: Batch, frozen: Any = None) -> LossOutput:
-        targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
-        loss = sharded_cross_entropy(
-            hidden_states(network, params, batch),
-            network.head(params),
-            targets,
-            weights,
-            vocab_size=network.config.vocab_size,
-            soft_cap=network.config.soft_cap,
-            z_loss=z_loss,
-            chunk_tokens=chunk_tokens,
-        )
+        weights = jnp.asarray(batch.weights)
+        loss = batch_cross_entropy(network, params, batch, z_loss=z_loss, chunk_tokens=chunk_tokens)
         metrics = {"nll": loss.nll}
         if z_loss:
             metrics["z_loss"] = jax.lax.stop_gradient(loss.total) - loss.nll
@@ -57,7 +48,35 @@ def make_pretrain_loss(network: Network, *, z_loss: float, chunk_tokens: int) ->
     return loss_fn
 
 
-def hidden_states(network: Network, params: Params, batch: Batch) -> jax.Array:
+def batch_cross_entropy(
+    network: Network, params: Params, batch: Batch, *, z_loss: float, chunk_tokens: int
+) -> CrossEntropy:
+    """`sharded_cross_entropy` of a batch's targets under its weights, as the network predicts them."""
+    return sharded_cross_entropy(
+        _hidden_states(network, params, batch),
+        network.head(params),
+        jnp.asarray(batch.targets),
+        jnp.asarray(batch.weights),
+        vocab_size=network.config.vocab_size,
+        soft_cap=network.config.soft_cap,
+        z_loss=z_loss,
+        chunk_tokens=chunk_tokens,
+    )
+
+
+def batch_token_nll(network: Network, params: Params, batch: Batch, *, chunk_tokens: int) -> jax.Array:
+    """`sharded_token_nll` of a batch's targets, whatever their weights: float32 (B, T)."""
+    return sharded_token_nll(
+        _hidden_states(network, params, batch),
+        network.head(params),
+        jnp.asarray(batch.targets),
+        vocab_size=network.config.vocab_size,
+        soft_cap=network.config.soft_cap,
+        chunk_tokens=chunk_tokens,
+    )
+
+
+def _hidden_states(network: Network, params: Params, batch: Batch) -> jax.Array:
     """What the head reads of every position of a batch: (B, T, D)."""
     return network.hidden(
         params,

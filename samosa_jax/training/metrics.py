@@ -102,8 +102,8 @@ class Writer(Protocol):
 class JsonLines:
     """Appends one JSON object per line and hands each to the operating system at once: a kill loses none.
 
-    NaN and infinities, which JSON has not, become null. Where the disk is full, records wait in memory for
-    room and `say` speaks of it once.
+    NaN and infinities, which JSON lacks, become null. While the disk is full, records wait in memory, and
+    `say` mentions it once.
     """
 
     def __init__(self, path: Path, *, say: Callable[[str], None]) -> None:

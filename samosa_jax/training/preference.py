@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from samosa_jax.data.chat.preference_batch import PreferenceBatch
 from samosa_jax.model.gpt import Network
 from samosa_jax.model.params import Params
-from samosa_jax.training.losses import LossFn, LossOutput, hidden_states, sharded_token_nll
+from samosa_jax.training.losses import LossFn, LossOutput, batch_token_nll
 
 DpoLoss = Literal["sigmoid", "ipo"]
 Reference = Literal["frozen", "precomputed"]
@@ -118,14 +118,7 @@ def sequence_log_probs(
     network: Network, params: Params, batch: PreferenceBatch, *, chunk_tokens: int
 ) -> jax.Array:
     """Log-probabilities of the answers, chosen and rejected, in sum over their tokens: float32 (B, P, 2)."""
-    nll = sharded_token_nll(
-        hidden_states(network, params, batch.batch),
-        network.head(params),
-        jnp.asarray(batch.batch.targets),
-        vocab_size=network.config.vocab_size,
-        soft_cap=network.config.soft_cap,
-        chunk_tokens=chunk_tokens,
-    )
+    nll = batch_token_nll(network, params, batch.batch, chunk_tokens=chunk_tokens)
     return -sum_by_answer(nll, batch)
 
 

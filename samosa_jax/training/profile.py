@@ -11,9 +11,9 @@ from samosa_jax.config import LogConfig
 class StepProfile:
     """Traces steps `first` to `last`, counted from 1 and both included, into a folder.
 
-    The loop waits for the step before and for the last one, so that whole steps are in the trace; the two
-    waits show in `perf/step_ms`. A run that goes on after `first` traces what is left, and one that ends
-    early what there was.
+    The loop waits for the step before the first and for the last one, so that whole steps are in the trace;
+    both waits show in `perf/step_ms`. A run that resumes after `first` traces the steps that are left, and
+    one that ends early those that it made.
     """
 
     def __init__(self, *, first: int, last: int, folder: Path, say: Callable[[str], None]) -> None:

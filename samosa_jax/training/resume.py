@@ -135,7 +135,7 @@ def open_origin(path: str, *, tokenizer: str) -> Origin:
 def inherited_values(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a run takes over from the one that init_from names: the model, its optimizer and its loss.
 
-    Where angles are scaled for the first time, it follows from both contexts by how much.
+    Where rotary angles are scaled for the first time, the factor follows from the two context lengths.
     """
     path = given.get("init_from")
     if not path:

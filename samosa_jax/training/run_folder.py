@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import yaml
@@ -150,29 +151,39 @@ class RunFolder:
     def locked(self, mark: str = "") -> Iterator[None]:
         """Makes the folder and keeps it for this process; the lock ends with the process, however it ends.
 
-        `mark` is what the lock holds. Raises UserError where the folder cannot be made or another process
-        trains in it.
+        `mark` is what the lock holds. Raises UserError where the folder cannot be made or locked, or another
+        process trains in it.
         """
-        self._create()
-        with (self.path / "lock").open("a", encoding="utf-8") as lock:
+        with self._open_lock() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.truncate(0)
+                lock.write(mark)
+                lock.flush()
+                os.fsync(lock.fileno())
             except BlockingIOError as error:
                 raise UserError(
                     f"{self.path} is in use by another process; wait for it, stop it, or choose another name"
                 ) from error
-            lock.truncate(0)
-            lock.write(mark)
-            lock.flush()
-            os.fsync(lock.fileno())
+            except OSError as error:  # Lustre without the mount option flock, a full disk
+                raise UserError(
+                    f"{self.path / 'lock'} cannot be locked ({error.strerror}); choose an out_dir on a file "
+                    "system that has locks and room"
+                ) from error
             yield
 
-    def _create(self) -> None:
+    def _open_lock(self) -> TextIO:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"{self.path} cannot be created ({error.strerror}); choose another out_dir or name"
+            ) from error
+        try:
+            return (self.path / "lock").open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written to ({error.strerror}); choose another out_dir or name"
             ) from error
 
     def keep_tokenizer(self, tokenizer: Tokenizer) -> None:
@@ -185,10 +196,18 @@ class RunFolder:
         unfinished.rename(self.tokenizer)
 
     def note_start(self, environment: Mapping[str, object], *, step: int) -> None:
-        """Adds one start of the command to environment.json: a run may have many, on different machines."""
-        earlier = (
-            json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else []
-        )
+        """Adds one start of the command to environment.json: a run may have many, on different machines.
+
+        Raises UserError where that file cannot be read.
+        """
+        earlier = []
+        if self.environment.exists():
+            try:
+                earlier = json.loads(self.environment.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(
+                    f"{self.environment} is not JSON ({error}); mend it, or move it away"
+                ) from error
         write_json(self.environment, [*earlier, {"from_step": step, **environment}])
 
     def cut_back(self, step: int) -> None:

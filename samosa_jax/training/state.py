@@ -48,7 +48,10 @@ def create_state(
 def state_from(
     params: Params, info: Any, optimizer: optax.GradientTransformation, *, mesh: Mesh
 ) -> TrainState:
-    """The state before the first step of a run that begins with these parameters; takes them over."""
+    """The state before the first step of a run that begins with these parameters.
+
+    Takes them over: they lie where the state keeps its own (`state_shardings`).
+    """
     shardings = state_shardings(info, optimizer, mesh=mesh)
     begin = jax.jit(lambda params: _new_state(params, optimizer), out_shardings=shardings, donate_argnums=0)
     return begin(params)

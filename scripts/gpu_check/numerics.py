@@ -100,7 +100,6 @@ def problem_of(shape: Shape) -> Problem:
         head_dim=shape.H,
         group=shape.N // shape.K,
         mask=MaskShape(causal=same, window=shape.window, plain=not shape.documents and same),
-        same_length=same,
         interpret=False,
     )
 

@@ -103,7 +103,6 @@ def attention(
         head_dim=H,
         group=N // K,
         mask=mask,
-        same_length=S == T,
         interpret=interpret,
     )
     name = resolve_implementation(impl, problem)
@@ -162,6 +161,5 @@ def training_problem(device: Device, *, dtype: str, head_dim: int, group: int, w
         head_dim=head_dim,
         group=group,
         mask=mask,
-        same_length=True,
         interpret=False,
     )

@@ -39,7 +39,7 @@ def refusal(problem: Problem) -> str | None:
         return f"it needs bfloat16, not {problem.dtype}"
     if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 8:
         return f"it needs a head width of at most {MAX_HEAD_DIM} that 8 divides, not {problem.head_dim}"
-    if not problem.same_length:
+    if not problem.mask.causal:
         return "it needs as many keys as queries"
     if not problem.mask.plain:
         return "it knows no documents or padding: pass ranges=None, or use another implementation"

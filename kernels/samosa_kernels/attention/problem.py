@@ -14,5 +14,4 @@ class Problem(NamedTuple):
     head_dim: int
     group: int  # query heads to a key head
     mask: MaskShape
-    same_length: bool  # as many queries as keys
     interpret: bool  # in Pallas's interpreter, on any device

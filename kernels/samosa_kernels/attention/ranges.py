@@ -22,7 +22,7 @@ class KeyRanges(NamedTuple):
 class MaskShape(NamedTuple):
     """What is known of the ranges before they have values. Static: it selects code, they select keys."""
 
-    causal: bool  # the query at i sees no key after i
+    causal: bool  # as many queries as keys, and the query at i sees no key after i
     window: int | None  # nor, with a window, keys before i - window + 1
     plain: bool  # and all the others: no documents, no padding
 

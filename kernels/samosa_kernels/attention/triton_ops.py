@@ -16,7 +16,7 @@ from samosa_kernels.device import Device
 
 HEAD_DIMS = (16, 32, 64, 128, 256)  # a tile's sides are powers of two, products have sides of 16 or more
 DTYPES = ("float32", "bfloat16")
-BEFORE_AMPERE = ("Tesla", "V100", "GTX", "TITAN", "Quadro", "RTX 20")
+BEFORE_AMPERE = ("Tesla", "V100", "GTX", "TITAN", "Quadro", "RTX 2060", "RTX 2070", "RTX 2080")
 
 
 def refusal(device: Device, *, dtype: str, head_dim: int, interpret: bool) -> str | None:

@@ -137,6 +137,11 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
     for name in ("tokens", "vocab_size", "width", "chunk_tokens", "repeats"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")
+    if arguments.out is not None:
+        try:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--out: {arguments.out} cannot be made a folder ({error.strerror})")
     if arguments.torch and not torch_attention.is_installed():
         parser.error("--torch: PyTorch is not installed here")
     known: set[str] = set()
@@ -185,8 +190,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(device)
     arguments = parser.parse_args(argv)
     _check(arguments, parser)
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
     limits = Limits(arguments.repeats, arguments.max_seconds, arguments.memory_gib * GIB)
 
     listed_peak = peak_flops(device, arguments.dtype)

@@ -88,9 +88,8 @@ def _prepare(impl: str, shape: tuple[int, int, int, int], num_heads: int, dtype:
         def step(index: jax.Array, carry):
             k_BKSH, v_BKSH, q_BNH = carry
             position = jnp.minimum(first_position(S) + index, S - 1)
-            new_BK1H = q_BNH.reshape(B, K, -1, H)[
-                :, :, :1
-            ]  # the cache must change, or its copies could be kept
+            # The cache must change, or its copies could be kept.
+            new_BK1H = q_BNH.reshape(B, K, -1, H)[:, :, :1]
             k_BKSH, v_BKSH = (
                 lax.dynamic_update_slice_in_dim(cache, new_BK1H, position, axis=2)
                 for cache in (k_BKSH, v_BKSH)

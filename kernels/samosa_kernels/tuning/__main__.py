@@ -1,8 +1,9 @@
 """Finds tiles for the kernels: `python -m samosa_kernels.tuning`.
 
 Without a GPU every candidate is compiled for the device named, and those that spill registers, serialise
-their wgmma products or do not fit are out. On a GPU the rest are timed. With --write the choice goes into the
-device's table: the fastest with its milliseconds, or, not timed, the best guess (`search.best_guess`).
+their wgmma products or do not fit are out. On a Hopper GPU the rest are timed. With --write the choice goes
+into the device's table: the fastest with its milliseconds, or, not timed, the best guess
+(`search.best_guess`).
 """
 
 import argparse
@@ -66,6 +67,11 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     if chosen.write and not chosen.tables.is_dir():
         parser.error(f"argument --tables: {chosen.tables} is no folder")
     on_gpu = jax.default_backend() == "gpu"
+    if on_gpu and not current_device().is_hopper:
+        parser.error(
+            f"{current_device().kind} has no table of its own, and what suits it need not fit the GPUs that "
+            "share default.json; run this on a Hopper GPU"
+        )
     if on_gpu and chosen.device is not None:
         parser.error("argument --device: on a GPU the device is the one here")
     if not on_gpu and chosen.lengths is not None:
