@@ -61,6 +61,12 @@ def answer(
 
 
 CALCULATED = ("calculator", {"expression": "2+3"}, "5")
+ODD_PAGE = {"title": "Weather", "url": "http://[weather", "snippet": ""}
+ODD = (
+    "web_search",
+    {"query": "weather"},
+    json.dumps({"query": "q", "results": [{"url": 7, "title": 8}, ODD_PAGE]}),
+)
 SEARCHED = ("web_search", {"query": "Seoul weather"}, json.dumps({"query": "q", "results": [PAGE]}))
 
 
@@ -98,6 +104,7 @@ CASES: list[tuple[str, Any, Answer, Answer]] = [  # check, its value, an answer 
         *("citation_required", True, answer("See Weather in Seoul: 12.", calls=(SEARCHED,))),
         answer("12, says weather.example.", calls=(CALCULATED,)),
     ),
+    ("citation_required", True, answer("Weather: 12.", calls=(ODD,)), answer("It is cold.", calls=(ODD,))),
     ("min_length", 5, answer("abcde"), answer(" abcd ")),
     ("max_length", 5, answer(" abcde "), answer("abcdef")),
     ("num_lines", 3, answer("a\nb\n\nc"), answer("a\nb")),

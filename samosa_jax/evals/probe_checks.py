@@ -142,10 +142,16 @@ def _citation_required(answer: Answer, wanted: bool) -> str | None:
     if not pages:
         return "no search has found a page to name"
     for page in pages:
-        host = urlsplit(page["url"]).hostname or page["url"]
-        if any(name and name.lower() in answer.text.lower() for name in (host, page["title"])):
+        if any(name and name.lower() in answer.text.lower() for name in (_site(page["url"]), page["title"])):
             return None
     return f"the answer names none of its sources: {_short(answer.text)!r}"
+
+
+def _site(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or url
+    except ValueError:  # a bracket that does not close: pages come from strangers
+        return url
 
 
 def _pages(text: str) -> list[Mapping[str, str]]:
@@ -154,7 +160,11 @@ def _pages(text: str) -> list[Mapping[str, str]]:
         results = json.loads(text)["results"]
     except (ValueError, TypeError, LookupError):
         return []
-    return [page for page in results if isinstance(page, dict) and {"url", "title"} <= page.keys()]
+    return [
+        page
+        for page in results
+        if isinstance(page, dict) and all(isinstance(page.get(key), str) for key in ("url", "title"))
+    ]
 
 
 def _min_length(answer: Answer, limit: int) -> str | None:

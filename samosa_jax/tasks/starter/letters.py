@@ -64,14 +64,19 @@ class StarterLettersTask(GeneratedTask):
 
 
 def _no_word(draw: random.Random) -> str:
-    """Two short words together, the beginning of one word and the end of another, or a made-up name."""
-    kind = draw.choice(("name", "compound", "spliced"))
+    """A made-up name, two short words together, parts of two words, or a word with a letter doubled."""
+    kind = draw.choice(("name", "compound", "spliced", "doubled"))
     if kind == "name":
         return made_up_name(draw).lower()
     if kind == "compound":
         short = _words("train", (1,))
         return draw.choice(short) + draw.choice(short)
-    return spliced(draw, _words("train", StarterLettersTask.levels))
+    words = _words("train", StarterLettersTask.levels)
+    if kind == "spliced":
+        return spliced(draw, words)
+    word = draw.choice(words)
+    at = draw.randrange(len(word))
+    return word[:at] + word[at] + word[at:]
 
 
 @cache
@@ -145,6 +150,8 @@ COUNT_ALL = Wordings(
         *("Count the letters of {word}.", "How many letters has the word {word}?"),
         *('Count all letters in "{word}".', "Number of letters in {word}?", "How long is the word {word}?"),
         *("Please count the letters in {word}.", "Of how many letters is {word} made?"),
+        *("Can you tell me how long {word} is?", "Count up all that {word} is made of."),
+        *("Can you say how many letters {word} has?", "Could you count {word} for me?"),
     ),
     heldout=(
         *("Can you count all the letters of {word}?", "How many letters are there in the word {word}?"),

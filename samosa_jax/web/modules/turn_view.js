@@ -11,7 +11,12 @@ import { MarkdownView } from "./markdown_view.js";
  * @typedef {Extract<Message, {role: "tool"}>} Result
  */
 
-const TOOL_ICONS = /** @type {const} */ ({ calculator: "calculator", web_search: "globe", python: "terminal" });
+/** @type {Map<string, "calculator" | "globe" | "terminal">} */
+const TOOL_ICONS = new Map([
+  ["calculator", "calculator"],
+  ["web_search", "globe"],
+  ["python", "terminal"],
+]);
 const ENDINGS = new Map([
   ["length", "Cut at the limit of tokens"],
   ["stopped", "Stopped"],
@@ -196,7 +201,7 @@ class ToolCard {
 
   constructor(/** @type {string} */ name) {
     this.#name = name;
-    const kind = TOOL_ICONS[/** @type {keyof typeof TOOL_ICONS} */ (name)] ?? "tool";
+    const kind = TOOL_ICONS.get(name) ?? "tool";
     this.element = element(
       "section",
       { class: "tool", "aria-label": `Tool ${name}` },
