@@ -31,6 +31,7 @@ from samosa_jax.parallel.wire import (
 )
 
 GRACE_SECONDS = 2.0  # for the main thread to end by itself after news of a failure
+FIRST_WAITS_SECONDS = 1.0  # longer, in the first process, for the others to be gone
 NEWS_SECONDS = 5.0  # for news of a loss to come, when a collective has failed
 FAREWELL_SECONDS = 10.0
 
@@ -154,14 +155,21 @@ class ConnectedGroup(ProcessGroup):
             if follows:
                 self._news.wait_for(lambda: self._failure, NEWS_SECONDS)
             if self._failure is not None:
-                self._exit(f"error: {self._failure['text']}", self._failure["code"])
-            text = " ".join(str(error).split()) or type(error).__name__
-            self._send({"kind": "failed", "text": text, "code": code})
-            self._news.wait_for(lambda: self._failure, NEWS_SECONDS)  # it comes back when all are told
-        said = (
-            f"error: {text}" if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-        )
-        self._exit(said.rstrip(), code)
+                said, code = f"error: {self._failure['text']}", self._failure["code"]
+            else:
+                text = " ".join(str(error).split()) or type(error).__name__
+                self._send({"kind": "failed", "text": text, "code": code})
+                self._news.wait_for(lambda: self._failure, NEWS_SECONDS)  # it comes back when all are told
+                is_told = isinstance(error, UserError)
+                said = f"error: {text}" if is_told else "".join(traceback.format_exception(error)).rstrip()
+        self._await_end_of_others()
+        self._exit(said, code)
+
+    def _await_end_of_others(self) -> None:
+        """In the process that JAX's coordination service lives in: without it the others would abort."""
+        deadline = time.monotonic() + GRACE_SECONDS + FIRST_WAITS_SECONDS
+        while self._hub is not None and self._hub.num_present > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _share(self, value: Any, *, last: bool) -> list[Any]:
         with self._news:
@@ -245,4 +253,5 @@ class ConnectedGroup(ProcessGroup):
 
     def _fail(self, failure: Message) -> None:
         self._failure = failure
-        self._loop.call_later(GRACE_SECONDS, self._exit, f"error: {failure['text']}", failure["code"])
+        grace = GRACE_SECONDS + (0 if self._hub is None else FIRST_WAITS_SECONDS)
+        self._loop.call_later(grace, self._exit, f"error: {failure['text']}", failure["code"])
