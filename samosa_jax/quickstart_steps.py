@@ -28,8 +28,7 @@ MIN_STEPS = {"base": 20, "mid": 4, "sft": 4, "dpo": 4, "grpo": 2}
 # Of a step of the chat stages, however long they are: conversations are short, and eight devices share them.
 ROWS, REWARDED_ROWS = 8, 40
 SKILLS = ("sums", "letters", "memory", "identity", "thinking", "stories", "manners")
-QUESTIONS = 40  # of every skill after a stage; the last model is asked more
-LAST_QUESTIONS = 120
+QUESTIONS = 100  # of every skill, the same after every stage
 STORIES = "embedded/stories"
 JUDGEMENT = "evaluate grpo"  # the step that holds the last model against the gate
 
@@ -213,22 +212,22 @@ def _training_steps(settings: Settings) -> Iterator[Step]:
         f"--model.vocab_size={settings.num_tokens}",
     )
     yield stage_of("mid", "midtrain", f"--data={data / 'chat'}", before="base")
-    yield _evaluation(settings, "mid", questions=QUESTIONS)
+    yield _evaluation(settings, "mid")
     yield stage_of("sft", "sft", f"--data={data / 'chat'}", before="mid")
-    yield _evaluation(settings, "sft", questions=QUESTIONS)
+    yield _evaluation(settings, "sft")
     yield stage_of("dpo", "dpo", f"--data={data / 'pairs'}", before="sft")
-    yield _evaluation(settings, "dpo", questions=QUESTIONS)
+    yield _evaluation(settings, "dpo")
     # What has learnt for less than the whole time may have no signal yet; all stages are to be seen even so.
     insist = ("--rl.ignore_preflight=true",) if settings.minutes < WHOLE_MINUTES else ()
     yield stage_of("grpo", "grpo", *insist, before="dpo")
-    yield _evaluation(settings, "grpo", questions=LAST_QUESTIONS, gate=settings.gate)
+    yield _evaluation(settings, "grpo", gate=settings.gate)
 
 
-def _evaluation(settings: Settings, stage: str, *, questions: int, gate: Path | None = None) -> Step:
+def _evaluation(settings: Settings, stage: str, *, gate: Path | None = None) -> Step:
     tasks = ",".join(("probes", *(f"starter_{skill}" for skill in SKILLS)))
     persona = (f"--persona={settings.persona}",) if settings.persona else ()
     flags: Sequence[str] = (
-        *(f"--tasks={tasks}", f"--limit={questions}", "--max_batch=64", "--max_tokens=128"),
+        *(f"--tasks={tasks}", f"--limit={QUESTIONS}", "--max_batch=64", "--max_tokens=128"),
         *(f"--probes={RECIPES / 'probes'}", *persona, *([f"--gate={gate}"] if gate else ())),
     )
     return Step(title=f"evaluate {stage}", argv=("evaluate", settings.run(stage), *flags))

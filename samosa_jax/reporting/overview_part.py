@@ -18,8 +18,10 @@ from samosa_jax.training.display import format_seconds
 HELD_OUT = (  # the first that a run has stands for it
     ("val/bpb", "bits per byte"),
     ("val/rewards/accuracies", "of held-out pairs told right"),
+    ("eval/pass@1", "of held-out prompts answered right"),
     ("val/loss", "nats per held-out token"),
 )
+SHARES = ("val/rewards/accuracies", "eval/pass@1")
 
 
 def price_of(run: RunHistory, *, cost_per_hour: float | None) -> float | None:
@@ -63,7 +65,7 @@ def held_out_figure(run: RunHistory) -> tuple[str, str]:
         curve = run.held_out.get(metric)
         if curve is not None and len(curve.finite.values):
             last = float(curve.finite.values[-1])
-            return (share(last) if "accuracies" in metric else f"{last:.4f}"), unit
+            return (share(last) if metric in SHARES else f"{last:.4f}"), unit
     return NONE, "nothing was held out"
 
 

@@ -20,6 +20,7 @@ class Summary:
     val_bpb: float | None  # the last
     val_loss: float | None  # the last, of stages after pretraining
     val_accuracy: float | None  # the last, of held-out preference pairs
+    pass_at_1: float | None  # the last, of held-out prompts
     reward: float | None  # mean of the last rollouts
     seconds: float  # of training, evaluating and saving, over all processes of the run
     tokens_per_sec: float | None  # without compilation, evaluation and saving
@@ -37,6 +38,8 @@ class Summary:
             figures.append(f"validation loss {self.val_loss:.4f}")
         if self.val_accuracy is not None:
             figures.append(f"held-out pairs told right {self.val_accuracy:.1%}")
+        if self.pass_at_1 is not None:
+            figures.append(f"held-out prompts answered right {self.pass_at_1:.1%}")
         if self.reward is not None:
             figures.append(f"reward {self.reward:.3f}")
         effort = [f"time {format_seconds(self.seconds)}"]
@@ -82,6 +85,7 @@ def summarize(
         val_bpb=last.get("val/bpb"),
         val_loss=last.get("val/loss"),
         val_accuracy=last.get("val/rewards/accuracies"),
+        pass_at_1=last.get("eval/pass@1"),
         reward=statistics.fmean(rewards) if rewards else None,
         seconds=seconds,
         tokens_per_sec=timed_tokens / timed_seconds if timed_seconds else None,
