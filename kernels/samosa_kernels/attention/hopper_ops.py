@@ -134,8 +134,8 @@ class HopperOps:
     def _load(self, ref: Any, layout: Any) -> jax.Array:
         if self.interpret:
             return ref[...]
-        index = inspect.signature(plgpu.load).parameters["idx"]  # required before jax 0.11, deprecated since
-        arguments = ((),) if index.default is inspect.Parameter.empty else ()
+        index = inspect.signature(plgpu.load).parameters.get("idx")  # required before jax 0.11, gone in 0.12
+        arguments = ((),) if index is not None and index.default is inspect.Parameter.empty else ()
         return plgpu.load(ref, *arguments, layout=layout, optimized=False)
 
 
