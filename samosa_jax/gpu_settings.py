@@ -15,6 +15,7 @@ XLA_FLAGS: Mapping[str, tuple[str, ...]] = {
     # Collectives run while kernels do, where the order of the program allows it; XLA's own default waits.
     "0.10": ("--xla_gpu_enable_latency_hiding_scheduler=true",),
     "0.11": ("--xla_gpu_enable_latency_hiding_scheduler=true",),
+    "0.12": ("--xla_gpu_enable_latency_hiding_scheduler=true",),
 }
 # Of a device's memory. XLA's default of 0.75 leaves 60 of 80 GB; NCCL and CUDA take 1 to 2 GB beside it.
 MEMORY_FRACTION = {"XLA_CLIENT_MEM_FRACTION": "0.92"}
