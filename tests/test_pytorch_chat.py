@@ -79,13 +79,13 @@ def test_what_is_shipped_needs_nothing_of_ours(name: str, tmp_path: Path):
     source = {"chat.py": chat_program(), **remote_code()}[name]
     compile(source, name, "exec")
     assert "samosa_jax" not in source
-    ruff = shutil.which("ruff")
-    if ruff is None:
+    ruff = Path(sys.executable).with_name("ruff")
+    if not ruff.is_file():
         pytest.skip("ruff not found: pip install ruff to check what is shipped")
     (tmp_path / name).write_text(source, encoding="utf-8")
     settings = Path(__file__).parents[1] / "pyproject.toml"
     for check in (["check"], ["format", "--check"]):
-        done = run([ruff, *check, "--no-cache", "--config", str(settings), str(tmp_path / name)])
+        done = run([str(ruff), *check, "--no-cache", "--config", str(settings), str(tmp_path / name)])
         assert done.returncode == 0, done.stdout + done.stderr
 
 
