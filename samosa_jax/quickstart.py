@@ -142,7 +142,7 @@ class Journal:
         kept = json.loads(path.read_text())
         settings.check_same(kept["settings"], where=path)
         self.seconds, self.was_refused = kept["seconds"], kept["was_refused"]
-        self._settings = kept["settings"]
+        self._settings = settings.recorded()
         if kept.get("gate", self._gate) != self._gate:
             # Another gate judges anew, by the results that are there.
             self.seconds.pop(JUDGEMENT, None)

@@ -69,6 +69,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not MIN_MINUTES <= self.minutes < math.inf:
             raise UserError(f"--minutes is {self.minutes:g}; expected at least {MIN_MINUTES:g}")
+        if self.vocab_size < 0:
+            raise UserError(f"--vocab-size is {self.vocab_size}; it must be positive, or left out")
         if self.seed < 0:
             raise UserError(f"--seed is {self.seed}; it must be at least 0")
         if not self.name or "/" in self.name:
@@ -86,6 +88,8 @@ class Settings:
     def check_same(self, before: Mapping[str, object], *, where: Path) -> None:
         """Raises UserError where what is kept there began with other settings."""
         for name, now in self.recorded().items():
+            if name == "vocab_size" and not self.tokenizer.exists():
+                continue  # the text may have turned out to be too small for the one of before
             if before.get(name) != now:
                 raise UserError(
                     f"{where}: was begun with {name} {before.get(name)!r}, found {now!r}; give --name "
@@ -96,13 +100,17 @@ class Settings:
     def data(self) -> Path:
         return Path("data") / self.name
 
+    @property
+    def tokenizer(self) -> Path:
+        return self.data / "tokenizer"
+
     @cached_property
     def base(self) -> Config:
         return load_config(self.config)
 
     @property
-    def num_tokens(self) -> int:
-        """Different ones, of the tokenizer and the model."""
+    def whole_vocab_size(self) -> int:
+        """Of the tokenizer and the model, given or not."""
         return self.vocab_size or self.base.model.vocab_size
 
     def run(self, stage: str) -> str:
@@ -139,7 +147,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
     data, seed = settings.data, str(settings.seed)
     inputs = settings.text or (STORIES,)
     persona = ("--persona", settings.persona) if settings.persona else ()
-    chat, pairs, tokenizer = data / "chat.jsonl", data / "pairs.jsonl", data / "tokenizer"
+    chat, pairs, tokenizer = data / "chat.jsonl", data / "pairs.jsonl", settings.tokenizer
     count = max(round(CONVERSATIONS * settings.share), MIN_CONVERSATIONS)
     yield Step(
         title="conversations",
@@ -162,7 +170,7 @@ def _data_steps(settings: Settings) -> Iterator[Step]:
         title="tokenizer",
         argv=(
             *("train_tokenizer", "--input", *inputs, "--chat", str(chat), "--out", str(tokenizer)),
-            *("--vocab-size", str(settings.num_tokens), "--max-bytes", str(TOKENIZER_BYTES)),
+            *("--vocab-size", str(settings.whole_vocab_size), "--max-bytes", str(TOKENIZER_BYTES)),
         ),
         makes=tokenizer,
     )
@@ -209,7 +217,7 @@ def _training_steps(settings: Settings) -> Iterator[Step]:
         "base",
         *(f"--config={settings.config}", f"--data={data / 'text'}"),
         f"--schedule.warmup_steps={warmup_steps}",
-        f"--model.vocab_size={settings.num_tokens}",
+        f"--model.vocab_size={settings.whole_vocab_size}",
     )
     yield stage_of("mid", "midtrain", f"--data={data / 'chat'}", before="base")
     yield _evaluation(settings, "mid")

@@ -123,7 +123,23 @@ def test_another_gate_judges_anew(tmp_path: Path):
     assert any(flag.startswith("--gate=") for flag in judging.argv)
 
 
+def test_the_vocabulary_may_change_until_there_is_a_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "quickstart.json"
+    quickstart.Journal(path, TEN).add("conversations", 1.0)
+    smaller = dataclasses.replace(TEN, vocab_size=700)
+    quickstart.Journal(path, smaller).add("preferences", 1.0)
+    TEN.tokenizer.mkdir(parents=True)
+    with pytest.raises(UserError, match="begun with vocab_size 700, found 0; give --name"):
+        quickstart.Journal(path, TEN)
+    assert quickstart.Journal(path, smaller).seconds == {"conversations": 1.0, "preferences": 1.0}
+
+
 def test_what_makes_no_sense_is_refused():
+    with pytest.raises(UserError, match="--vocab-size is -5; it must be positive"):
+        dataclasses.replace(TEN, vocab_size=-5)
     with pytest.raises(UserError, match="--minutes is 0; expected at least 1"):
         dataclasses.replace(TEN, minutes=0)
     with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
